@@ -1,0 +1,64 @@
+#include "book.h"
+
+#define NEIGHBOURHOOD 8U
+
+static uint64_t mix(uint64_t x) {
+    x ^= x >> 31;
+    x *= UINT64_C(0x7fb5d329728ea185);
+    x ^= x >> 27;
+    x *= UINT64_C(0x81dadef4bc2dd44d);
+    return x ^ x >> 33;
+}
+
+uint64_t vgpu_book_key(const void *function, uint64_t grid_blocks, uint64_t block_threads) {
+    uint64_t key = mix((uint64_t)(uintptr_t)function ^ mix(grid_blocks ^ block_threads << 48));
+    return key ? key : 1;
+}
+
+struct vgpu_book_entry *vgpu_book_find(struct vgpu_book *book, uint64_t key) {
+    uint64_t home = key & (VGPU_BOOK_ENTRIES - 1);
+    for (uint64_t i = 0; i < NEIGHBOURHOOD; i++) {
+        struct vgpu_book_entry *entry = &book->entries[(home + i) & (VGPU_BOOK_ENTRIES - 1)];
+        if (entry->key == key) return entry;
+        if (entry->key == 0) {
+            entry->key = key;
+            return entry;
+        }
+    }
+    struct vgpu_book_entry *victim = &book->entries[(home + key / VGPU_BOOK_ENTRIES % NEIGHBOURHOOD) &
+                                                    (VGPU_BOOK_ENTRIES - 1)];
+    *victim = (struct vgpu_book_entry){.key = key};
+    return victim;
+}
+
+uint64_t vgpu_book_predict(const struct vgpu_book_entry *entry) {
+    return entry->timed ? entry->estimate_ns : VGPU_BOOK_DEFAULT_NS;
+}
+
+bool vgpu_book_wants_trial(const struct vgpu_book_entry *entry) {
+    return entry->timed < VGPU_BOOK_TRIALS && entry->in_flight == 0;
+}
+
+static uint32_t saturate(uint64_t ns) { return ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX; }
+
+void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns) {
+    uint32_t measured = saturate(measured_ns ? measured_ns : 1);
+    if (entry->timed == 0 || measured < entry->estimate_ns)
+        entry->estimate_ns = measured;
+    else
+        entry->estimate_ns += (measured - entry->estimate_ns) / 4;
+    if (entry->timed < UINT16_MAX) entry->timed++;
+}
+
+void vgpu_book_learn_group(struct vgpu_book_entry *const *members, unsigned count,
+                           uint64_t predicted_ns, uint64_t measured_ns) {
+    if (predicted_ns == 0) return;
+    /* Members repeat; move each distinct entry once, by the first time it is met. */
+    for (unsigned i = 0; i < count; i++) {
+        bool met = false;
+        for (unsigned j = 0; j < i && !met; j++) met = members[j] == members[i];
+        if (met || members[i]->timed == 0) continue;
+        double ratio = (double)measured_ns / (double)predicted_ns;
+        vgpu_book_learn(members[i], (uint64_t)((double)members[i]->estimate_ns * ratio));
+    }
+}

@@ -1,0 +1,250 @@
+#include "context.h"
+
+#include "atomics.h"
+#include "blocks.h"
+#include "charge.h"
+#include "device.h"
+#include "handles.h"
+#include "interpose.h"
+#include "pace.h"
+
+#define ORDINALS 64
+
+/* MAKING: one thread is about to charge and make it; others just call the driver and look again
+ * afterwards. */
+enum { ABSENT, MAKING, PRESENT };
+static struct primary {
+    uint32_t state;
+    uint32_t references; /* retains seen by us: at most the driver's own count */
+    CUcontext handle;
+} primaries[ORDINALS];
+
+static struct primary *primary_of(CUdevice ordinal) {
+    return (unsigned)ordinal < ORDINALS ? &primaries[ordinal] : NULL;
+}
+
+static void forget_in_child(void) {
+    __builtin_memset(primaries, 0, sizeof primaries);
+    vgpu_contexts_forget();
+    vgpu_blocks_forget();
+    vgpu_handles_forget();
+}
+
+__attribute__((constructor)) static void register_fork(void) {
+    vgpu_session_on_fork(forget_in_child);
+}
+
+void vgpu_context_on_device(struct vgpu_place *place, CUdevice ordinal) {
+    *place = (struct vgpu_place){.ordinal = ordinal};
+    struct vgpu_session *session = vgpu_session_get();
+    uint32_t index = session ? vgpu_device_index(session, ordinal) : VGPU_NO_DEVICE;
+    if (index == VGPU_NO_DEVICE) return;
+    place->session = session;
+    place->account = (struct vgpu_account){session->region, session->slot, index};
+}
+
+static CUresult reserve(const struct vgpu_place *place, const char *api, uint64_t *charge) {
+    *charge = vgpu_device_context_bytes(place->session->region, place->account.device);
+    const struct vgpu_request request = {*charge, *charge, *charge, api};
+    CUresult rc = vgpu_charge(place->session, &place->account, &request);
+    if (rc != CUDA_SUCCESS) *charge = 0;
+    return rc;
+}
+
+/* Enters a context whose charge is reserved; gives the charge back if another thread was first. */
+static void enter(const struct vgpu_place *place, CUcontext context, uint64_t charge) {
+    struct vgpu_context entry = {.handle = context,
+                                 .device = place->account.device,
+                                 .ordinal = place->ordinal,
+                                 .charge = charge};
+    if (!vgpu_contexts_put(&entry)) vgpu_ledger_refund(&place->account, charge);
+}
+
+/* Refunds what ended with the context: itself and its plain allocations. Virtual memory and pools
+ * belong to the process and the device, and stay. */
+static void drop(const struct vgpu_context *entry) {
+    struct vgpu_session *session = vgpu_session_get();
+    uint64_t bytes[VGPU_MAX_DEVICES] = {0};
+    bytes[entry->device] = entry->charge;
+    vgpu_blocks_drop_owner(entry->owner, bytes);
+    if (!session) return;
+    for (uint32_t i = 0; i < VGPU_MAX_DEVICES; i++) {
+        const struct vgpu_account account = {session->region, session->slot, i};
+        vgpu_ledger_refund(&account, bytes[i]);
+    }
+}
+
+static bool primary_active(CUdevice ordinal) {
+    unsigned flags;
+    int active = 0;
+    return CALL(cuDevicePrimaryCtxGetState)(ordinal, &flags, &active) == CUDA_SUCCESS && active;
+}
+
+/* The handle of a primary context that is alive: retaining it once more is free. */
+static CUcontext primary_handle(CUdevice ordinal) {
+    CUcontext handle = NULL;
+    if (!primary_active(ordinal) ||
+        REAL(cuDevicePrimaryCtxRetain)(&handle, ordinal) != CUDA_SUCCESS)
+        return NULL;
+    REAL(cuDevicePrimaryCtxRelease_v2)(ordinal);
+    return handle;
+}
+
+void vgpu_context_enter_free(CUcontext context, CUdevice ordinal) {
+    struct vgpu_place place;
+    vgpu_context_on_device(&place, ordinal);
+    if (place.session && context) enter(&place, context, 0);
+}
+
+/* The device of any context, current or not. */
+static bool device_of(CUcontext context, CUdevice *ordinal) {
+    CUcontext current = NULL;
+    CALL(cuCtxGetCurrent)(&current);
+    if (current == context) return CALL(cuCtxGetDevice)(ordinal) == CUDA_SUCCESS;
+    if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return false;
+    bool found = CALL(cuCtxGetDevice)(ordinal) == CUDA_SUCCESS;
+    CALL(cuCtxPopCurrent_v2)(&current);
+    return found;
+}
+
+static CUresult learn_primary(const struct vgpu_place *place, CUcontext context, const char *api) {
+    struct primary *primary = primary_of(place->ordinal);
+    uint32_t state = ABSENT;
+    if (!vgpu_cas_acq_rel(&primary->state, &state, (uint32_t)MAKING)) return CUDA_SUCCESS;
+    uint64_t charge;
+    CUresult rc = reserve(place, api, &charge);
+    if (rc == CUDA_SUCCESS) {
+        enter(place, context, charge);
+        vgpu_store_relaxed(&primary->handle, context);
+    }
+    vgpu_store_release(&primary->state, (uint32_t)(rc == CUDA_SUCCESS ? PRESENT : ABSENT));
+    return rc;
+}
+
+static CUresult learn(CUcontext context, const char *api) {
+    struct vgpu_place place;
+    CUdevice ordinal;
+    if (!device_of(context, &ordinal)) return CUDA_SUCCESS; /* the driver will say what is wrong */
+    vgpu_context_on_device(&place, ordinal);
+    if (!place.session) return CUDA_SUCCESS;
+    CUcontext primary = primary_handle(ordinal);
+    if (primary_of(ordinal) && context == primary) return learn_primary(&place, context, api);
+    /* Not the primary one, and not made through a hook. */
+    uint64_t charge;
+    CUresult rc = reserve(&place, api, &charge);
+    if (rc == CUDA_SUCCESS) enter(&place, context, charge);
+    return rc;
+}
+
+CUresult vgpu_context_seen_by(CUcontext context, const char *api) {
+    struct vgpu_context known;
+    if (!context || vgpu_contexts_find(context, &known)) return CUDA_SUCCESS;
+    return vgpu_session_get() ? learn(context, api) : CUDA_SUCCESS;
+}
+
+CUresult vgpu_context_seen(CUcontext context) {
+    return vgpu_context_seen_by(context, "cuCtxSetCurrent");
+}
+
+CUresult vgpu_context_here(struct vgpu_place *place, const char *api) {
+    place->session = NULL;
+    struct vgpu_session *session = vgpu_session_get();
+    CUcontext current = NULL;
+    if (!session || CALL(cuCtxGetCurrent)(&current) != CUDA_SUCCESS || !current)
+        return CUDA_SUCCESS;
+    struct vgpu_context known;
+    if (__builtin_expect(!vgpu_contexts_find(current, &known), 0)) {
+        CUresult rc = learn(current, api);
+        if (rc != CUDA_SUCCESS) return rc;
+        if (!vgpu_contexts_find(current, &known)) {
+            /* Another thread is entering it this moment. Owner 0: outlives any context. */
+            CUdevice ordinal;
+            if (CALL(cuCtxGetDevice)(&ordinal) == CUDA_SUCCESS)
+                vgpu_context_on_device(place, ordinal);
+            place->owner = 0;
+            return CUDA_SUCCESS;
+        }
+    }
+    place->session = session;
+    place->account = (struct vgpu_account){session->region, session->slot, known.device};
+    place->ordinal = known.ordinal;
+    place->owner = known.owner;
+    return CUDA_SUCCESS;
+}
+
+CUresult vgpu_context_make(CUcontext *out, CUdevice ordinal, const char *api,
+                           CUresult (*make)(void *how), void *how) {
+    struct vgpu_place place;
+    uint64_t charge;
+    vgpu_context_on_device(&place, ordinal);
+    if (!place.session || !out) return make(how);
+    CUresult rc = reserve(&place, api, &charge);
+    if (rc != CUDA_SUCCESS) return rc;
+    rc = make(how);
+    if (rc == CUDA_SUCCESS) enter(&place, *out, charge);
+    else vgpu_ledger_refund(&place.account, charge);
+    return rc;
+}
+
+CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext)) {
+    struct vgpu_context entry;
+    vgpu_pace_forget_context(context);
+    /* Out of the table first: the handle may be given to a new context before end() returns. */
+    bool known = context && vgpu_contexts_take(context, &entry);
+    CUresult rc = end(context);
+    if (!known) return rc;
+    if (rc == CUDA_SUCCESS) drop(&entry);
+    else vgpu_contexts_put(&entry);
+    return rc;
+}
+
+CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const char *api) {
+    struct vgpu_place place;
+    struct primary *primary = primary_of(ordinal);
+    vgpu_context_on_device(&place, ordinal);
+    if (!place.session || !primary || !out) return REAL(cuDevicePrimaryCtxRetain)(out, ordinal);
+
+    uint64_t charge = 0;
+    uint32_t state = ABSENT;
+    bool making = vgpu_cas_acq_rel(&primary->state, &state, (uint32_t)MAKING);
+    CUresult rc = making ? reserve(&place, api, &charge) : CUDA_SUCCESS;
+    CUcontext context = NULL;
+    if (rc == CUDA_SUCCESS) rc = REAL(cuDevicePrimaryCtxRetain)(&context, ordinal);
+    if (making) {
+        if (rc == CUDA_SUCCESS) {
+            enter(&place, context, charge);
+            vgpu_store_relaxed(&primary->handle, context);
+        } else {
+            vgpu_ledger_refund(&place.account, charge);
+        }
+        vgpu_store_release(&primary->state, (uint32_t)(rc == CUDA_SUCCESS ? PRESENT : ABSENT));
+    } else if (rc == CUDA_SUCCESS) {
+        /* It may have ended and come back, or its maker may have been refused: look once more. */
+        rc = vgpu_context_seen_by(context, api);
+        if (rc != CUDA_SUCCESS) REAL(cuDevicePrimaryCtxRelease_v2)(ordinal);
+    }
+    if (rc == CUDA_SUCCESS) {
+        vgpu_add_relaxed(&primary->references, 1U);
+        *out = context;
+    }
+    return rc;
+}
+
+CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset) {
+    struct primary *primary = primary_of(ordinal);
+    if (!vgpu_session_get() || !primary) return end(ordinal);
+    uint32_t references = vgpu_load_relaxed(&primary->references);
+    CUcontext handle = vgpu_load_relaxed(&primary->handle);
+    /* The pacer's streams and events must go while the context still lives. */
+    if (handle && (reset || references <= 1)) vgpu_pace_forget_context(handle);
+    CUresult rc = end(ordinal);
+    if (rc != CUDA_SUCCESS) return rc;
+    vgpu_store_relaxed(&primary->references, reset || references == 0 ? 0 : references - 1);
+    if (!reset && primary_active(ordinal)) return rc;
+    struct vgpu_context entry;
+    if (handle && vgpu_contexts_take(handle, &entry)) {
+        vgpu_store_release(&primary->state, (uint32_t)ABSENT);
+        drop(&entry);
+    }
+    return rc;
+}

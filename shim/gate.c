@@ -1,0 +1,120 @@
+#include "gate.h"
+
+#include "atomics.h"
+
+#define TICK_NS UINT64_C(100)
+#define EPOCHS 32768U
+
+static bool is_open(uint64_t word) { return word & 1; }
+static uint32_t epoch_of(uint64_t word) { return (uint32_t)(word >> 1) & (EPOCHS - 1); }
+static uint64_t ticks_of(uint64_t word) { return word >> 16; }
+
+static uint64_t make_word(uint64_t ticks, uint32_t epoch, bool open) {
+    return ticks << 16 | (uint64_t)(epoch & (EPOCHS - 1)) << 1 | (open ? 1U : 0U);
+}
+
+static uint32_t next_epoch(uint32_t epoch) { return epoch + 1 < EPOCHS ? epoch + 1 : 1; }
+
+static uint64_t to_ticks(struct vgpu_gate gate, uint64_t ns) {
+    return ns > gate.start_ns ? (ns - gate.start_ns) / TICK_NS : 0;
+}
+
+static uint64_t to_ns(struct vgpu_gate gate, uint64_t ticks) { return gate.start_ns + ticks * TICK_NS; }
+
+static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
+static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
+
+static uint32_t share_of(struct vgpu_gate gate) {
+    uint32_t ppm = vgpu_load_relaxed(&gate.device->share_ppm);
+    return ppm == 0 ? 1 : ppm < VGPU_WHOLE_GPU ? ppm : VGPU_WHOLE_GPU;
+}
+
+uint64_t vgpu_gate_slice_ns(uint32_t share_ppm) {
+    return later(VGPU_GATE_PERIOD_NS * share_ppm / VGPU_WHOLE_GPU, VGPU_GATE_SLICE_MIN_NS);
+}
+
+/* A slice that started `lag` behind its schedule is not ahead of it before lag·s/(1−s) have run: it
+ * need not drain until then. */
+static uint64_t end_of(uint64_t open_ns, uint64_t base_ns, uint32_t ppm) {
+    uint64_t catch_up = VGPU_GATE_SLICE_MAX_NS;
+    if (ppm < VGPU_WHOLE_GPU) catch_up = minus(open_ns, base_ns) * ppm / (VGPU_WHOLE_GPU - ppm);
+    return open_ns + later(vgpu_gate_slice_ns(ppm), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
+}
+
+static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slice *slice) {
+    slice->epoch = epoch_of(word);
+    slice->open_ns = to_ns(gate, ticks_of(word));
+    uint64_t base = vgpu_load_relaxed(&gate.device->gate_base[slice->epoch & 1]);
+    slice->base_ns = to_ns(gate, base);
+    slice->end_ns = end_of(slice->open_ns, slice->base_ns, share_of(gate));
+}
+
+enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
+                                    struct vgpu_gate_slice *slice) {
+    uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
+    uint64_t now = to_ticks(gate, now_ns);
+    while (!is_open(word)) {
+        uint64_t next = ticks_of(word);
+        if (next > now) {
+            slice->until_ns = to_ns(gate, next);
+            return VGPU_GATE_WAIT;
+        }
+        uint32_t epoch = next_epoch(epoch_of(word));
+        /* The credit counts from the request: time spent waiting for the turn is not lost. */
+        uint64_t base = later(next, to_ticks(gate, minus(request_ns, VGPU_GATE_CREDIT_NS)));
+        base = later(base, minus(now, VGPU_GATE_SLICE_MAX_NS / TICK_NS));
+        vgpu_store_relaxed(&gate.device->gate_base[epoch & 1], base);
+        if (vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(now, epoch, true))) {
+            describe(gate, make_word(now, epoch, true), slice);
+            return VGPU_GATE_OPENED;
+        }
+    }
+    describe(gate, word, slice);
+    return VGPU_GATE_JOINED;
+}
+
+bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch) {
+    uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
+    return is_open(word) && epoch_of(word) == epoch &&
+           vgpu_load_seq_cst(&gate.device->gate_closing) != epoch;
+}
+
+void vgpu_gate_begin_close(struct vgpu_gate gate, uint32_t epoch) {
+    vgpu_store_seq_cst(&gate.device->gate_closing, epoch);
+}
+
+static void book(struct vgpu_gate gate, uint64_t charge_ns) {
+    vgpu_add_relaxed(&gate.device->charged_ns, charge_ns);
+}
+
+bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns) {
+    uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
+    if (!is_open(word) || epoch_of(word) != epoch) return false;
+    uint64_t opened = ticks_of(word);
+    /* Half a tick is added so that rounding does not favour the session. */
+    uint64_t charge = minus(to_ticks(gate, drained_ns + TICK_NS / 2), opened);
+    uint64_t base = vgpu_load_relaxed(&gate.device->gate_base[epoch & 1]);
+    /* A stopped opener of long ago may have left an old base: it never buys more than this. */
+    base = later(base, minus(opened, VGPU_GATE_SLICE_MAX_NS / TICK_NS));
+    uint64_t next = base + charge * VGPU_WHOLE_GPU / share_of(gate);
+    if (!vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(next, epoch, false))) return false;
+    book(gate, charge * TICK_NS);
+    vgpu_add_relaxed(&gate.device->slices, UINT64_C(1));
+    return true;
+}
+
+void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns) {
+    uint64_t ticks = charge_ns / TICK_NS * VGPU_WHOLE_GPU / share_of(gate);
+    uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
+    for (;;) {
+        if (is_open(word)) {
+            /* An open slice's schedule is its base: moving that back is the same debt. */
+            vgpu_add_relaxed(&gate.device->gate_base[epoch_of(word) & 1], ticks);
+            break;
+        }
+        uint64_t later_word = make_word(ticks_of(word) + ticks, epoch_of(word), false);
+        if (vgpu_cas_seq_cst(&gate.device->gate_word, &word, later_word)) break;
+    }
+    book(gate, charge_ns);
+}

@@ -1,0 +1,72 @@
+/* The gate: a session's share of one GPU, decided. Pure: works on the device entry of a mapped
+ * region, takes the time as an argument, calls no driver and no clock, never waits.
+ *
+ * Glossary
+ *   slice     a stretch of submitted work: opened by the first launch into a drained session, closed
+ *             when every process of the session has drained. Its charge is drained − opened.
+ *   epoch     the slice's number, 1 … 32767 and round again. Only who holds the epoch may act on it.
+ *   next      earliest start of the next slice: base + charge ÷ share.
+ *   base      where the schedule stood when the slice was opened: next, or the request less the
+ *             credit if that is later (an idle session does not save up more than the credit).
+ *   busy      a process with work in flight in the slice (use.gate_busy = epoch).
+ *
+ * The whole schedule is ONE word, so every step is one compare-and-swap and a kill between two steps
+ * leaves a valid state:   ticks of 100 ns since the session's start << 16 | epoch << 1 | open
+ * where ticks say when the slice was opened (open = 1) or when the next may open (open = 0). The base
+ * of epoch e lies in gate_base[e & 1]; it is stored before the word says "open", and every value a
+ * losing opener may leave there is one it was entitled to, give or take the credit.
+ */
+#ifndef VGPU_GATE_H
+#define VGPU_GATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "region.h"
+
+#define VGPU_GATE_CREDIT_NS UINT64_C(50000000)     /* what an idle session may have saved up */
+#define VGPU_GATE_PERIOD_NS UINT64_C(4000000)      /* alone: a slice is share × this … */
+#define VGPU_GATE_SLICE_MIN_NS UINT64_C(250000)    /* … but at least this */
+#define VGPU_GATE_SLICE_MAX_NS UINT64_C(250000000) /* a slice that is behind schedule may go on */
+#define VGPU_GATE_PAUSE_NS UINT64_C(100000)        /* pauses up to this are part of the occupancy */
+
+struct vgpu_gate {
+    struct vgpu_device *device;
+    uint64_t start_ns; /* region header start_mono_ns */
+};
+
+enum vgpu_gate_answer {
+    VGPU_GATE_OPENED, /* we opened a slice: epoch and end are set */
+    VGPU_GATE_JOINED, /* a slice is open: epoch and end are set; set busy, then check with _holds */
+    VGPU_GATE_WAIT,   /* until_ns: earliest moment to ask again */
+};
+
+struct vgpu_gate_slice {
+    uint32_t epoch;
+    uint64_t open_ns;
+    uint64_t base_ns;  /* the schedule's own start: ≤ open_ns, or after it by a debt */
+    uint64_t end_ns;   /* no launch whose predicted end lies beyond is let in */
+    uint64_t until_ns; /* with VGPU_GATE_WAIT */
+};
+
+/* Asks for a slice at now_ns for a launch first wanted at request_ns (≤ now_ns). */
+enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
+                                    struct vgpu_gate_slice *slice);
+
+/* True while the slice is open and nobody wants it drained. Seq-cst: set use.gate_busy first. */
+bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch);
+
+/* From now on nobody joins this slice or submits into it. */
+void vgpu_gate_begin_close(struct vgpu_gate gate, uint32_t epoch);
+
+/* Closes the slice with the given drain time and books its charge. False if somebody else did. The
+ * caller has seen that no live process is busy in it (or robs it). */
+bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns);
+
+/* Books work that ran outside any slice of ours (we were robbed). */
+void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns);
+
+/* Length of a slice that starts on schedule, ns. */
+uint64_t vgpu_gate_slice_ns(uint32_t share_ppm);
+
+#endif

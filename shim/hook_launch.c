@@ -1,0 +1,116 @@
+/* Launches and the calls by which a program waits for them. */
+#include "cuda_abi.h"
+#include "interpose.h"
+#include "pace.h"
+#include "pools.h"
+
+/* GATED(call, stream, per_thread, key): the driver's answer to `call`, made when the gate lets it. */
+#define GATED(call, stream, per_thread, key)                                                       \
+    do {                                                                                           \
+        if (__builtin_expect(!vgpu_pace_gated(), 1)) return call;                                  \
+        struct vgpu_passage passage;                                                               \
+        vgpu_pace_enter(&passage, stream, per_thread, key);                                        \
+        CUresult result = call;                                                                    \
+        vgpu_pace_leave(&passage, result);                                                         \
+        return result;                                                                             \
+    } while (0)
+
+#define PRODUCT(x, y, z) ((uint64_t)(x) * (y) * (z))
+
+#define KERNEL(symbol, per_thread)                                                                 \
+    VGPU_EXPORT CUresult symbol(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,  \
+                                unsigned by, unsigned bz, unsigned shared, CUstream stream,        \
+                                void **params, void **extra) {                                     \
+        GATED(REAL(symbol)(f, gx, gy, gz, bx, by, bz, shared, stream, params, extra), stream,      \
+              per_thread, vgpu_book_key(f, PRODUCT(gx, gy, gz), PRODUCT(bx, by, bz)));             \
+    }
+KERNEL(cuLaunchKernel, false)
+KERNEL(cuLaunchKernel_ptsz, true)
+
+#define KERNEL_EX(symbol, per_thread)                                                              \
+    VGPU_EXPORT CUresult symbol(const CUlaunchConfig *c, CUfunction f, void **params,              \
+                                void **extra) {                                                    \
+        if (!c) return REAL(symbol)(c, f, params, extra);                                          \
+        GATED(REAL(symbol)(c, f, params, extra), c->hStream, per_thread,                           \
+              vgpu_book_key(f, PRODUCT(c->gridDimX, c->gridDimY, c->gridDimZ),                     \
+                            PRODUCT(c->blockDimX, c->blockDimY, c->blockDimZ)));                   \
+    }
+KERNEL_EX(cuLaunchKernelEx, false)
+KERNEL_EX(cuLaunchKernelEx_ptsz, true)
+
+#define COOPERATIVE(symbol, per_thread)                                                            \
+    VGPU_EXPORT CUresult symbol(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,  \
+                                unsigned by, unsigned bz, unsigned shared, CUstream stream,        \
+                                void **params) {                                                   \
+        GATED(REAL(symbol)(f, gx, gy, gz, bx, by, bz, shared, stream, params), stream, per_thread, \
+              vgpu_book_key(f, PRODUCT(gx, gy, gz), PRODUCT(bx, by, bz)));                         \
+    }
+COOPERATIVE(cuLaunchCooperativeKernel, false)
+COOPERATIVE(cuLaunchCooperativeKernel_ptsz, true)
+
+VGPU_EXPORT CUresult cuLaunch(CUfunction f) {
+    GATED(REAL(cuLaunch)(f), NULL, false, vgpu_book_key(f, 1, 0));
+}
+
+VGPU_EXPORT CUresult cuLaunchGrid(CUfunction f, int width, int height) {
+    GATED(REAL(cuLaunchGrid)(f, width, height), NULL, false,
+          vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
+}
+
+VGPU_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUstream stream) {
+    GATED(REAL(cuLaunchGridAsync)(f, width, height, stream), stream, false,
+          vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
+}
+
+/* A graph is one submission; its duration is learnt like a kernel's. */
+VGPU_EXPORT CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
+    GATED(REAL(cuGraphLaunch)(graph, stream), stream, false, vgpu_book_key(graph, 0, 0));
+}
+
+VGPU_EXPORT CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream) {
+    GATED(REAL(cuGraphLaunch_ptsz)(graph, stream), stream, true, vgpu_book_key(graph, 0, 0));
+}
+
+/* Waiting: a free mark for the gate, and the moment at which pools give memory back. */
+#define WAITED(call, stream, per_thread, given)                                                    \
+    do {                                                                                           \
+        struct vgpu_sync sync;                                                                     \
+        vgpu_pace_sync_begin(&sync, stream, per_thread, given);                                    \
+        CUresult result = call;                                                                    \
+        vgpu_pace_sync_end(&sync, result);                                                         \
+        if (vgpu_pools_dirty()) vgpu_pools_refresh();                                              \
+        return result;                                                                             \
+    } while (0)
+
+VGPU_EXPORT CUresult cuStreamSynchronize(CUstream stream) {
+    WAITED(REAL(cuStreamSynchronize)(stream), stream, false, true);
+}
+
+VGPU_EXPORT CUresult cuStreamSynchronize_ptsz(CUstream stream) {
+    WAITED(REAL(cuStreamSynchronize_ptsz)(stream), stream, true, true);
+}
+
+VGPU_EXPORT CUresult cuCtxSynchronize(void) {
+    WAITED(REAL(cuCtxSynchronize)(), NULL, false, false);
+}
+
+VGPU_EXPORT CUresult cuCtxSynchronize_v2(CUcontext context) {
+    WAITED(REAL(cuCtxSynchronize_v2)(context), NULL, false, false);
+}
+
+VGPU_EXPORT CUresult cuEventSynchronize(CUevent event) {
+    CUresult result = REAL(cuEventSynchronize)(event);
+    if (result == CUDA_SUCCESS && vgpu_pace_gated()) vgpu_pace_look();
+    if (vgpu_pools_dirty()) vgpu_pools_refresh();
+    return result;
+}
+
+VGPU_EXPORT CUresult cuStreamDestroy(CUstream stream) {
+    vgpu_pace_forget_stream(stream);
+    return REAL(cuStreamDestroy)(stream);
+}
+
+VGPU_EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
+    vgpu_pace_forget_stream(stream);
+    return REAL(cuStreamDestroy_v2)(stream);
+}

@@ -1,0 +1,349 @@
+#include "marks.h"
+
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "atomics.h"
+#include "interpose.h"
+#include "wait.h"
+
+#define POOL 256U
+
+/* One context's events. Handles outlive the struct's use: a forgotten clock keeps none. */
+struct vgpu_clock {
+    struct vgpu_clock *next;
+    CUcontext context; /* NULL once forgotten */
+    pthread_mutex_t lock;
+    CUevent free[2][POOL]; /* [timed] */
+    uint32_t free_count[2];
+    CUevent anchor;
+    uint64_t anchor_ns;
+    uint32_t anchor_epoch;
+};
+
+static struct vgpu_clock *clocks;
+static pthread_mutex_t clocks_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct vgpu_clock *clock_of(CUcontext context) {
+    pthread_mutex_lock(&clocks_lock);
+    struct vgpu_clock *clock = clocks;
+    while (clock && clock->context != context) clock = clock->next;
+    if (!clock && (clock = calloc(1, sizeof *clock))) {
+        clock->context = context;
+        pthread_mutex_init(&clock->lock, NULL);
+        clock->next = clocks;
+        clocks = clock;
+    }
+    pthread_mutex_unlock(&clocks_lock);
+    return clock;
+}
+
+CUstreamCaptureMode vgpu_capture_relax(void) {
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    CALL(cuThreadExchangeStreamCaptureMode)(&mode);
+    return mode;
+}
+
+void vgpu_capture_restore(CUstreamCaptureMode mode) {
+    CALL(cuThreadExchangeStreamCaptureMode)(&mode);
+}
+
+/* Makes the clock's context current for one call where it is not. */
+static bool enter(const struct vgpu_clock *clock) {
+    CUcontext current = NULL;
+    CALL(cuCtxGetCurrent)(&current);
+    return current != clock->context && REAL(cuCtxPushCurrent_v2)(clock->context) == CUDA_SUCCESS;
+}
+
+static void leave(bool entered) {
+    CUcontext popped;
+    if (entered) CALL(cuCtxPopCurrent_v2)(&popped);
+}
+
+static CUevent event_get(struct vgpu_clock *clock, bool timed) {
+    CUevent event = NULL;
+    pthread_mutex_lock(&clock->lock);
+    if (clock->context && clock->free_count[timed]) event = clock->free[timed][--clock->free_count[timed]];
+    pthread_mutex_unlock(&clock->lock);
+    if (event || !clock->context) return event;
+    bool entered = enter(clock);
+    unsigned int flags = timed ? CU_EVENT_DEFAULT : CU_EVENT_DISABLE_TIMING;
+    if (CALL(cuEventCreate)(&event, flags) != CUDA_SUCCESS) event = NULL;
+    leave(entered);
+    return event;
+}
+
+static void event_put(struct vgpu_clock *clock, bool timed, CUevent event) {
+    if (!event) return;
+    pthread_mutex_lock(&clock->lock);
+    bool keep = clock->context && clock->free_count[timed] < POOL;
+    bool destroy = clock->context && !keep;
+    if (keep) clock->free[timed][clock->free_count[timed]++] = event;
+    pthread_mutex_unlock(&clock->lock);
+    if (destroy) CALL(cuEventDestroy_v2)(event);
+}
+
+static bool record(struct vgpu_track *track, CUevent event) {
+    CUresult result = track->per_thread ? CALL(cuEventRecord_ptsz)(event, track->stream)
+                                        : CALL(cuEventRecord)(event, track->stream);
+    return result == CUDA_SUCCESS;
+}
+
+bool vgpu_track_captures(CUstream stream, bool per_thread) {
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    CUresult result = per_thread ? CALL(cuStreamIsCapturing_ptsz)(stream, &status)
+                                 : CALL(cuStreamIsCapturing)(stream, &status);
+    return result != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+static int thread_id(void) {
+    static __thread int id;
+    if (!id) id = (int)syscall(SYS_gettid);
+    return id;
+}
+
+/* The handles that mean "my thread's default stream". */
+static bool is_per_thread(CUstream stream, bool per_thread) {
+    return stream == CU_STREAM_PER_THREAD || (per_thread && stream == NULL);
+}
+
+static bool matches(const struct vgpu_track *track, CUcontext context, CUstream stream, bool mine) {
+    return track->stream == stream && track->clock->context == context && !track->gone &&
+           track->per_thread == mine && (!mine || track->thread == thread_id());
+}
+
+struct vgpu_track *vgpu_track_find(struct vgpu_track **list, CUcontext context, CUstream stream,
+                                   bool per_thread) {
+    static __thread struct vgpu_track *last;
+    bool mine = is_per_thread(stream, per_thread);
+    if (last && matches(last, context, stream, mine)) return last;
+    struct vgpu_track *head = vgpu_load_acquire(list);
+    struct vgpu_track *spare = NULL;
+    for (struct vgpu_track *track = head; track; track = track->next) {
+        if (matches(track, context, stream, mine)) return last = track;
+        if (track->gone && track->count == 0 && track->clock->context == context) spare = track;
+    }
+    if (!context) return NULL;
+    struct vgpu_track *track = spare && vgpu_exchange_acq_rel(&spare->polling, 1U) == 0 ? spare : NULL;
+    if (!track) {
+        track = calloc(1, sizeof *track);
+        if (!track) return NULL;
+        pthread_mutex_init(&track->lock, NULL);
+        track->clock = clock_of(context);
+        if (!track->clock) {
+            free(track);
+            return NULL;
+        }
+    }
+    track->stream = stream;
+    track->per_thread = mine;
+    track->thread = mine ? thread_id() : 0;
+    track->gone = false;
+    if (track == spare) {
+        vgpu_store_release(&track->polling, 0U);
+    } else {
+        track->next = head;
+        while (!vgpu_cas_acq_rel(list, &track->next, track)) {
+        }
+    }
+    return last = track;
+}
+
+CUevent vgpu_track_start(struct vgpu_track *track) {
+    CUevent event = event_get(track->clock, true);
+    if (event && !record(track, event)) {
+        event_put(track->clock, true, event);
+        event = NULL;
+    }
+    return event;
+}
+
+static void add_to_group(struct vgpu_track *track, struct vgpu_book_entry *entry, uint64_t ns) {
+    track->group[track->group_count++] = entry;
+    track->group_ns += ns;
+}
+
+bool vgpu_track_join_group(struct vgpu_track *track, struct vgpu_book_entry *entry,
+                           uint64_t predicted_ns) {
+    pthread_mutex_lock(&track->lock);
+    bool due = track->submitted_ns >= track->group_due_ns || track->launches >= track->group_due_launches;
+    bool busy = track->group_start || track->group_out || track->group_opening;
+    bool begin = due && !busy && track->unmarked_launches == 1;
+    if (begin) {
+        track->group_due_ns = track->submitted_ns + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_NS;
+        track->group_due_launches = track->launches + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_LAUNCHES;
+        track->group_count = 0;
+        track->group_ns = 0;
+        track->group_opening = true;
+    }
+    if ((begin || track->group_start) && track->group_count < VGPU_GROUP_LAUNCHES)
+        add_to_group(track, entry, predicted_ns);
+    pthread_mutex_unlock(&track->lock);
+    return begin;
+}
+
+void vgpu_track_open_group(struct vgpu_track *track, CUevent start) {
+    pthread_mutex_lock(&track->lock);
+    track->group_start = start;
+    track->group_opening = false;
+    pthread_mutex_unlock(&track->lock);
+}
+
+bool vgpu_track_mark_due(struct vgpu_track *track) {
+    pthread_mutex_lock(&track->lock);
+    bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
+                                             track->group_ns >= VGPU_GROUP_NS);
+    bool due = track->per_thread || group_full || track->unmarked_ns >= VGPU_GROUP_NS ||
+               track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
+    pthread_mutex_unlock(&track->lock);
+    return due;
+}
+
+static bool may_record(const struct vgpu_track *track) {
+    if (track->gone || !track->clock->context) return false;
+    if (track->per_thread && track->thread != thread_id()) return false;
+    return !vgpu_track_captures(track->stream, track->per_thread);
+}
+
+bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
+                     CUevent trial_start) {
+    pthread_mutex_lock(&track->lock);
+    bool full = track->count == VGPU_MARK_QUEUE;
+    CUevent group_start = trial ? NULL : track->group_start;
+    pthread_mutex_unlock(&track->lock);
+    timed = timed || trial || group_start;
+    CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
+    /* What was submitted before the record is covered; what other threads add meanwhile may not be. */
+    uint64_t covers = vgpu_load_acquire(&track->submitted_ns);
+    if (event && !record(track, event)) {
+        event_put(track->clock, timed, event);
+        event = NULL;
+    }
+    if (!event) {
+        if (trial) vgpu_store_relaxed(&trial->in_flight, (uint16_t)0);
+        event_put(track->clock, true, trial_start);
+        return false;
+    }
+    pthread_mutex_lock(&track->lock);
+    struct vgpu_mark *mark = &track->marks[(track->first + track->count) % VGPU_MARK_QUEUE];
+    *mark = (struct vgpu_mark){.end = event, .timed = timed, .covers_ns = covers, .trial = trial,
+                               .start = trial ? trial_start : NULL};
+    if (!trial && group_start && group_start == track->group_start) {
+        mark->start = group_start;
+        mark->group_ns = track->group_ns;
+        track->group_start = NULL;
+        track->group_out = true;
+    }
+    if (track->count < VGPU_MARK_QUEUE) track->count++;
+    track->unmarked_ns = track->submitted_ns - covers;
+    track->unmarked_launches = 0;
+    pthread_mutex_unlock(&track->lock);
+    return true;
+}
+
+static uint64_t elapsed_ns(CUevent start, CUevent end) {
+    float ms = 0;
+    if (CALL(cuEventElapsedTime)(&ms, start, end) != CUDA_SUCCESS || ms < 0) return 0;
+    return (uint64_t)((double)ms * 1e6);
+}
+
+/* One completed mark: teach the book, map its time, give the events back. */
+static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
+    struct vgpu_clock *clock = track->clock;
+    uint64_t took = mark->start ? elapsed_ns(mark->start, mark->end) : 0;
+    if (mark->trial) {
+        if (took) vgpu_book_learn(mark->trial, took);
+        vgpu_store_relaxed(&mark->trial->in_flight, (uint16_t)0);
+    } else if (mark->start) {
+        if (took) vgpu_book_learn_group(track->group, track->group_count, mark->group_ns, took);
+        pthread_mutex_lock(&track->lock);
+        track->group_out = false;
+        pthread_mutex_unlock(&track->lock);
+    }
+    if (mark->timed && clock->anchor && clock->anchor_epoch == track->epoch) {
+        uint64_t end = clock->anchor_ns + elapsed_ns(clock->anchor, mark->end);
+        pthread_mutex_lock(&track->lock);
+        track->slice_end_ns = end;
+        pthread_mutex_unlock(&track->lock);
+    }
+    event_put(clock, true, mark->start);
+    event_put(clock, mark->timed, mark->end);
+}
+
+void vgpu_track_poll(struct vgpu_track *track) {
+    if (vgpu_load_relaxed(&track->count) == 0 || !track->clock->context) return;
+    if (vgpu_exchange_acq_rel(&track->polling, 1U) != 0) return;
+    CUstreamCaptureMode mode = vgpu_capture_relax();
+    bool entered = enter(track->clock);
+    while (vgpu_load_acquire(&track->count) && track->clock->context) {
+        struct vgpu_mark mark = track->marks[track->first];
+        CUresult result = CALL(cuEventQuery)(mark.end);
+        if (result == CUDA_ERROR_NOT_READY) break;
+        /* Any other code is the program's own failure, sticky in the context: nothing runs there. */
+        if (result == CUDA_SUCCESS) settle(track, &mark);
+        uint64_t now = vgpu_now_ns();
+        pthread_mutex_lock(&track->lock);
+        if (mark.covers_ns > track->done_ns) {
+            track->done_ns = mark.covers_ns;
+            track->drained_ns = now;
+        }
+        track->first = (track->first + 1) % VGPU_MARK_QUEUE;
+        track->count--;
+        pthread_mutex_unlock(&track->lock);
+    }
+    leave(entered);
+    vgpu_capture_restore(mode);
+    vgpu_store_release(&track->polling, 0U);
+}
+
+void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns) {
+    pthread_mutex_lock(&track->lock);
+    if (submitted_ns > track->done_ns) {
+        track->done_ns = submitted_ns;
+        track->drained_ns = now_ns;
+        if (track->done_ns == track->submitted_ns) track->unmarked_ns = track->unmarked_launches = 0;
+    }
+    pthread_mutex_unlock(&track->lock);
+}
+
+void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, uint64_t now_ns) {
+    struct vgpu_clock *clock = track->clock;
+    pthread_mutex_lock(&clock->lock);
+    bool stale = clock->context && clock->anchor_epoch != epoch;
+    CUevent anchor = clock->anchor;
+    if (stale) clock->anchor_epoch = epoch, clock->anchor_ns = now_ns;
+    pthread_mutex_unlock(&clock->lock);
+    if (!stale) return;
+    if (!anchor) anchor = event_get(clock, true);
+    if (anchor && !record(track, anchor)) {
+        event_put(clock, true, anchor);
+        anchor = NULL;
+    }
+    clock->anchor = anchor;
+}
+
+void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
+    struct vgpu_clock *clock = NULL;
+    for (struct vgpu_track *track = list; track; track = track->next) {
+        if (track->clock->context != context) continue;
+        clock = track->clock;
+        pthread_mutex_lock(&track->lock);
+        for (uint32_t i = 0; i < track->count; i++) {
+            struct vgpu_mark *mark = &track->marks[(track->first + i) % VGPU_MARK_QUEUE];
+            if (mark->trial) vgpu_store_relaxed(&mark->trial->in_flight, (uint16_t)0);
+        }
+        track->gone = true;
+        track->count = 0;
+        track->done_ns = track->submitted_ns;
+        track->group_start = NULL;
+        track->group_out = track->group_opening = false;
+        pthread_mutex_unlock(&track->lock);
+    }
+    if (!clock) return;
+    pthread_mutex_lock(&clock->lock);
+    clock->context = NULL;
+    clock->anchor = NULL;
+    clock->free_count[0] = clock->free_count[1] = 0;
+    pthread_mutex_unlock(&clock->lock);
+}

@@ -1,0 +1,113 @@
+/* Marks: events that we put on the program's own streams, to know what has ended and how long it
+ * took. Driver calls, no deciding. Everything here is process-local.
+ *
+ * Glossary
+ *   track    one stream of the program on one device, with the work we predicted for it.
+ *   mark     an event behind a stretch of that work; untimed (cheap), or timed where we need the GPU's
+ *            own clock: at both ends of a slice and around the groups from which the book learns.
+ *   group    the launches between two marks of a track.
+ *   anchor   per context and slice: a timed event put into the drained GPU at a known host time. It
+ *            maps the context's event clock to CLOCK_MONOTONIC.
+ *
+ * Capture: nothing is ever recorded into, or asked of, a stream that captures. Our queries run with
+ * the calling thread in relaxed capture mode, so they cannot break a capture elsewhere.
+ *
+ * Locking: track->lock guards the counters and the mark queue for moments; no driver call is made
+ * under it. One thread at a time polls a track (track->polling); who comes second does not wait.
+ */
+#ifndef VGPU_MARKS_H
+#define VGPU_MARKS_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "book.h"
+#include "cuda_abi.h"
+
+#define VGPU_MARK_QUEUE 64U
+#define VGPU_GROUP_LAUNCHES 64U
+#define VGPU_GROUP_NS UINT64_C(250000)
+#define VGPU_GROUP_TIMED_ONE_IN 8U /* of so many groups one is timed */
+
+struct vgpu_clock; /* per context: event pools and the anchor */
+
+struct vgpu_mark {
+    CUevent end, start;    /* start: of a timed group or trial, else NULL */
+    bool timed;
+    uint64_t covers_ns;    /* the track's submitted_ns when the mark was recorded */
+    uint64_t group_ns;     /* predictions of the timed group */
+    struct vgpu_book_entry *trial; /* the one launch between start and end */
+};
+
+struct vgpu_track {
+    struct vgpu_track *next; /* never unlinked: readers walk the list without a lock */
+    struct vgpu_clock *clock;
+    CUstream stream;
+    bool per_thread;         /* a per-thread default stream: only its own thread can mark it */
+    int thread;              /* that thread's id */
+    bool gone;               /* destroyed; its tail mark may still be out */
+    uint32_t epoch;          /* last slice that it was used in */
+
+    pthread_mutex_t lock;
+    uint64_t submitted_ns, done_ns;   /* predicted work since the beginning: handed in, confirmed */
+    uint64_t unmarked_ns;             /* submitted since the last mark */
+    uint32_t unmarked_launches;
+    uint64_t drained_ns;              /* when the last confirmed mark was seen done */
+    uint64_t group_due_ns;            /* submitted_ns … */
+    uint64_t group_due_launches;      /* … or launches at which the next timed group starts */
+    uint64_t launches;
+    CUevent group_start;              /* set: this group is timed */
+    uint32_t group_count;
+    uint64_t group_ns;                /* its predictions */
+    struct vgpu_book_entry *group[VGPU_GROUP_LAUNCHES];
+    bool group_opening;               /* somebody is recording its first event */
+    bool group_out;                   /* a timed group's result is awaited: members are kept */
+    struct vgpu_mark marks[VGPU_MARK_QUEUE];
+    uint32_t first, count;
+    uint32_t polling;
+    uint64_t slice_end_ns;            /* mapped time of the last timed mark of this slice, 0 = none */
+};
+
+/* The track of a stream (as given, with the symbol's flavour) in the current context. Makes it on
+ * first sight and appends it to *list. NULL if there is no current context. */
+struct vgpu_track *vgpu_track_find(struct vgpu_track **list, CUcontext context, CUstream stream,
+                                   bool per_thread);
+
+/* True if nothing may be recorded into the stream now: it captures, or captures implicitly. */
+bool vgpu_track_captures(CUstream stream, bool per_thread);
+
+/* Starts a timed trial or group: records a timed event, NULL if that was not possible. */
+CUevent vgpu_track_start(struct vgpu_track *track);
+
+/* Counts a launch into the running timed group. True if the caller should begin one: give the event
+ * of vgpu_track_start to vgpu_track_open_group before the launch. */
+bool vgpu_track_join_group(struct vgpu_track *track, struct vgpu_book_entry *entry,
+                           uint64_t predicted_ns);
+void vgpu_track_open_group(struct vgpu_track *track, CUevent start);
+
+/* True if enough was submitted since the last mark. */
+bool vgpu_track_mark_due(struct vgpu_track *track);
+
+/* Records a mark behind all that was submitted. False if the stream captures or is another thread's. */
+bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
+                     CUevent trial_start);
+
+/* Looks at the marks that are out, oldest first, without waiting. Teaches the book. */
+void vgpu_track_poll(struct vgpu_track *track);
+
+/* The program itself waited for the stream: all that was submitted before (submitted_ns as it was
+ * then) is done at now_ns. */
+void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns);
+
+/* Puts the anchor of the track's context for this slice, if it has none: the context is drained. */
+void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, uint64_t now_ns);
+
+/* The context is about to be destroyed: no event of it may be touched again. */
+void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context);
+
+/* Relaxed capture mode for the calling thread; give the answer back to vgpu_capture_restore. */
+CUstreamCaptureMode vgpu_capture_relax(void);
+void vgpu_capture_restore(CUstreamCaptureMode mode);
+
+#endif

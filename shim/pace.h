@@ -1,0 +1,61 @@
+/* Pacing: holds launches until the gate lets them in. The deciding is in gate.h and book.h, the
+ * events in marks.h; here is the state of one process on one device and the waiting. */
+#ifndef VGPU_PACE_H
+#define VGPU_PACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "book.h"
+#include "cuda_abi.h"
+#include "marks.h"
+#include "session.h"
+
+struct vgpu_pace;
+
+/* One launch on its way through the gate. */
+struct vgpu_passage {
+    struct vgpu_pace *pace; /* NULL: not gated (no share, or the stream captures) */
+    struct vgpu_track *track;
+    struct vgpu_book_entry *entry;
+    CUevent trial_start;
+    uint64_t predicted_ns;
+    uint32_t epoch; /* the slice it was let into */
+    bool trial;
+};
+
+/* True if some device of the session may have a share: the only thing an unlimited launch pays for. */
+bool vgpu_pace_gated(void);
+
+/* Before the launch: waits until the gate lets it in. `key` is from vgpu_book_key. */
+void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key);
+
+/* After the launch, with the driver's answer. */
+void vgpu_pace_leave(struct vgpu_passage *passage, CUresult result);
+
+/* The program waits for a stream (or, stream_given false, for its whole context) by itself: call
+ * before, and after with the driver's answer. */
+struct vgpu_sync {
+    struct vgpu_pace *pace;
+    struct vgpu_track *track; /* NULL: all tracks of the context */
+    CUcontext context;
+    uint64_t submitted_ns;
+};
+void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread, bool stream_given);
+void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result);
+
+/* The program waited for an event: look what has drained. */
+void vgpu_pace_look(void);
+
+/* Before the context's streams and events die: book what ran there, forget its handles. */
+void vgpu_pace_forget_context(CUcontext context);
+
+/* Before a stream is destroyed: mark its tail, forget the handle. */
+void vgpu_pace_forget_stream(CUstream stream);
+
+/* For watch.c: drains and leaves the slice if another process wants it closed. Returns true while this
+ * process has work in flight that a neighbour may wait for. */
+bool vgpu_pace_tend(struct vgpu_pace *pace);
+uint32_t *vgpu_pace_bell(struct vgpu_pace *pace);
+
+#endif

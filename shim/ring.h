@@ -1,0 +1,23 @@
+/* The event ring: many writers, one reader (the supervisor), nobody waits.
+ * A writer claims an index, takes the record by CAS on `turn`, writes, publishes. A record that
+ * another writer still holds (it died, or was lapped) is not waited for: the event counts as lost. */
+#ifndef VGPU_RING_H
+#define VGPU_RING_H
+
+#include <stdbool.h>
+
+#include "region.h"
+
+struct vgpu_event {
+    uint32_t kind;   /* VGPU_EVENT_* */
+    uint32_t device; /* index into region->devices or VGPU_NO_DEVICE */
+    const char *api; /* entry point, or NULL */
+    uint64_t value[5];
+};
+
+/* Publishes the event as process (pid, name) and rings the supervisor's bell if it sleeps.
+ * Async-signal-safe but for the bell's open/write/close. Returns false if the event was lost. */
+bool vgpu_ring_publish(struct vgpu_region *region, const char *region_path, uint32_t pid,
+                       const char *name, const struct vgpu_event *event);
+
+#endif

@@ -1,0 +1,36 @@
+/* This process's membership in its session: attached on the first driver call, never before. */
+#ifndef VGPU_SESSION_H
+#define VGPU_SESSION_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "region.h"
+#include "ring.h"
+
+struct vgpu_session {
+    struct vgpu_region *region;
+    struct vgpu_slot *slot; /* ours */
+    uint32_t slot_index;
+    uint32_t pid;
+    char region_path[256];
+};
+
+/* The attached session; attaches on the first call. NULL: no VGPU_REGION in the environment (the
+ * hooks then only forward) or the attach failed (then cuInit and nvmlInit must fail closed:
+ * vgpu_session_failed). One load and one branch once attached. Thread-safe; after fork the child
+ * attaches anew with a slot of its own. */
+struct vgpu_session *vgpu_session_get(void);
+
+/* True if VGPU_REGION names a region that could not be joined; one line has gone to stderr. */
+bool vgpu_session_failed(void);
+
+/* Publishes an event as this process. */
+void vgpu_session_event(struct vgpu_session *session, const struct vgpu_event *event);
+
+/* Registers a function to run in a child after fork, before it may attach anew: drop all
+ * process-local state of the parent (blocks, streams, watcher). Call from a constructor. At most 8. */
+void vgpu_session_on_fork(void (*forget)(void));
+
+#endif

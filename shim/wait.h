@@ -1,0 +1,19 @@
+/* Clock, sleeping and futexes. Every wait here has a deadline. Times are CLOCK_MONOTONIC ns. */
+#ifndef VGPU_WAIT_H
+#define VGPU_WAIT_H
+
+#include <stdint.h>
+
+uint64_t vgpu_now_ns(void);
+
+/* Sleeps until deadline_ns or until *word is no longer `seen` and somebody wakes it. The word may
+ * lie in shared memory. The thread's timer slack is lowered for the length of the wait only. */
+void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns);
+
+/* Raises *word and wakes all who wait on it, in every process. */
+void vgpu_wake_word(uint32_t *word);
+
+/* Sleeps until deadline_ns. */
+void vgpu_wait_until(uint64_t deadline_ns);
+
+#endif

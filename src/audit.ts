@@ -1,0 +1,124 @@
+import type { Census, DeviceState, Member } from "./census.ts";
+import type { EventFeed } from "./events.ts";
+import * as layout from "./layout.gen.ts";
+import { monotonicNs } from "./libc.ts";
+import type { CardUse, Nvml } from "./nvml.ts";
+import { carriesVariable, readProcess } from "./process.ts";
+import { type Region, useOffset } from "./region.ts";
+
+const DRIFT_EVENT_BYTES = 32 * 1024 * 1024;
+/** NVML may be low for as long as the driver takes to make a context. */
+const STEADY_NS = 3_000_000_000n;
+
+/** What the last look saw of one process on one device. */
+type Sight = {
+  chargedBytes: number;
+  nvmlBytes: number;
+  allocations: number;
+  sinceNs: bigint;
+  isFar: boolean;
+};
+
+/**
+ * Reconciles the ledger with NVML: writes each process's difference into the region, where the shims
+ * add it to the session's use, and reports processes that use a GPU without having joined.
+ */
+export class Audit {
+  readonly #sights = new Map<string, Sight>();
+  readonly #reported = new Set<number>();
+  readonly #suspects = new Set<number>();
+  /** Processes that NVML listed at the last look. */
+  #listed = new Set<number>();
+  readonly #region: Region;
+  readonly #nvml: Nvml;
+  readonly #feed: EventFeed;
+  readonly #target: number;
+
+  constructor(region: Region, nvml: Nvml, feed: EventFeed, target: number) {
+    this.#region = region;
+    this.#nvml = nvml;
+    this.#feed = feed;
+    this.#target = target;
+  }
+
+  /** The driver still holds memory of this process. */
+  holdsMemory = (pid: number): boolean => this.#listed.has(pid);
+
+  /** Asks NVML once for each device of the session. */
+  look(census: Census): void {
+    const listed = new Set<number>();
+    for (const device of census.devices()) {
+      const uses = this.#nvml.listUses(device.uuid);
+      if (uses === null) continue;
+      for (const { pid } of uses) listed.add(pid);
+      for (const member of census.members.values()) this.#reconcile(member, device, uses, census);
+      for (const { pid } of uses) this.#checkMember(pid, device, census);
+    }
+    this.#listed = listed;
+  }
+
+  #reconcile(member: Member, device: DeviceState, uses: CardUse[], census: Census): void {
+    const listed = uses.filter(({ pid }) => pid === member.pid);
+    const before = member.uses.find((use) => use.device === device.index);
+    if (before === undefined || listed.length === 0) return;
+    const nvmlBytes = listed.reduce((sum, { bytes }) => sum + bytes, 0);
+    const now = census.readUse(member.slot, device.index);
+    const key = `${member.owner >> 8n} ${device.index}`;
+    const last = this.#sights.get(key);
+    const drift = nvmlBytes - now.chargedBytes;
+    const { chargedBytes, allocations } = now;
+    const isSame =
+      last?.chargedBytes === chargedBytes &&
+      last.nvmlBytes === nvmlBytes &&
+      last.allocations === allocations;
+    const sinceNs = isSame ? last.sinceNs : monotonicNs();
+    const sight = { chargedBytes, nvmlBytes, allocations, sinceNs, isFar: last?.isFar ?? false };
+    this.#sights.set(key, sight);
+
+    // Moved between NVML's answer and ours: not comparable.
+    if (chargedBytes !== before.chargedBytes || allocations !== before.allocations) return;
+    // A charge comes before its allocation and a refund after its free, so NVML may be low for a
+    // while. Believing it at once would lend the difference to someone: only what stays is believed.
+    if (drift < now.driftBytes && monotonicNs() - sinceNs < STEADY_NS) return;
+    if (drift !== now.driftBytes) {
+      this.#region.store64(
+        useOffset(member.slot, device.index) + layout.use.drift_bytes,
+        BigInt(drift),
+      );
+    }
+    const isFar = Math.abs(drift) >= DRIFT_EVENT_BYTES;
+    if (isSame && isFar && !sight.isFar) this.#reportDrift(member, device, chargedBytes, nvmlBytes);
+    if (isSame) sight.isFar = isFar;
+  }
+
+  #reportDrift(
+    { pid, name }: Member,
+    { uuid }: DeviceState,
+    ledgerBytes: number,
+    nvmlBytes: number,
+  ): void {
+    const values = { ledger_bytes: ledgerBytes, nvml_bytes: nvmlBytes };
+    this.#feed.publish({ pid, gpu: uuid, kind: "memory.drift", api: null, name, values });
+  }
+
+  /** A process of the tree on the GPU without a slot runs without limits: a static program, or a scrubbed environment. */
+  #checkMember(pid: number, { uuid }: DeviceState, census: Census): void {
+    if (this.#reported.has(pid)) return;
+    if ([...census.members.values()].some((member) => member.pid === pid)) return;
+    const found = readProcess(pid);
+    if (found === null || found.isExiting || found.state === "Z") return;
+    if (!carriesVariable(pid, `VGPU_REGION=${this.#region.path}`) && !this.#descends(pid)) return;
+    // It may have joined since the slots were read: only what is missing twice is missing.
+    if (!this.#suspects.delete(pid)) return void this.#suspects.add(pid);
+    this.#reported.add(pid);
+    this.#feed.publish({ pid, gpu: uuid, kind: "shim.missing", api: null, name: "", values: {} });
+  }
+
+  #descends(pid: number): boolean {
+    for (let depth = 0, at = pid; depth < 64 && at > 1; depth++) {
+      if (at === this.#target) return true;
+      at = readProcess(at)?.parent ?? 0;
+    }
+    return false;
+  }
+}

@@ -1,0 +1,114 @@
+import type { Command } from "../command.ts";
+import { resolvePlan } from "../limits.ts";
+import { say } from "../report/words.ts";
+import { findSetting, lastText } from "../setting.ts";
+import type { Profile } from "../profile.ts";
+import type { Split } from "../argv.ts";
+
+/** `vgpu run`: resolves the limits, then makes the session, or shows it where `--dry-run` says so. */
+const command: Command = {
+  meta: {
+    name: "run",
+    description: "Runs a command, and every process that it starts, under limits on the GPU.",
+    usage: "vgpu run [flags] [--] COMMAND [ARGUMENT...]",
+    examples: [
+      "vgpu run --mem 4g --sm 25 -- python train.py",
+      "vgpu run --mem 0=4g,1=8g --events-file events.ndjson -- ./server",
+    ],
+  },
+  args: {
+    mem: {
+      type: "string",
+      valueHint: "SIZE",
+      group: "Limits",
+      description: "device memory: 4g, 512m, 50%, none; 0=4g,1=8g for single GPUs",
+    },
+    sm: {
+      type: "string",
+      valueHint: "PERCENT",
+      group: "Limits",
+      description: "share of the GPU's time: 25, 12.5, none; 0=25,1=50 for single GPUs",
+    },
+    gpu: {
+      type: "string",
+      valueHint: "GPUS",
+      group: "Limits",
+      description: "GPUs that the command sees: 0, 0,2 (as nvidia-smi numbers them), GPU-1f2e",
+    },
+    profile: {
+      type: "string",
+      valueHint: "NAME",
+      group: "Limits",
+      description: "limits from a profile, by name or path (vgpu profile list)",
+    },
+    "require-gpu": {
+      type: "boolean",
+      group: "Limits",
+      description: "refuse to run where there is no NVIDIA driver",
+    },
+    sim: {
+      type: "boolean",
+      inline: "sim-card",
+      group: "Simulated GPU",
+      description: "a simulated GPU instead of the real driver; --sim=CARD picks one",
+    },
+    "sim-card": {
+      type: "string",
+      valueHint: "CARD",
+      group: "Simulated GPU",
+      description: "the simulated card: h200 (default), rtx3080, ...",
+    },
+    events: {
+      type: "string",
+      valueHint: "FORM",
+      group: "Output",
+      description: "events on stderr: pretty (on a terminal), json, none",
+    },
+    "events-file": {
+      type: "string",
+      valueHint: "FILE",
+      group: "Output",
+      description: "events as NDJSON to a file, or to a descriptor with fd:N",
+    },
+    "dry-run": {
+      type: "boolean",
+      group: "Output",
+      description: "show limits, environment and command; start nothing",
+    },
+    json: { type: "boolean", group: "Output", description: "the summary, or the dry run, as JSON" },
+    quiet: { type: "boolean", alias: "q", group: "Output", description: "no notes and no summary" },
+    verbose: {
+      type: "boolean",
+      alias: "v",
+      group: "Output",
+      description: "what was decided and why; -vv for more",
+    },
+    help: { type: "boolean", alias: "h", group: "Output", description: "this text" },
+  },
+  words: "target",
+  async run(split) {
+    const profile = await readProfile(split);
+    const plan = resolvePlan(split, process.env, profile);
+    if (!plan.report.quiet) plan.notes.forEach(say);
+    if (plan.dryRun) {
+      const { showDryRun } = await import("../dry-run.ts");
+      return showDryRun(plan, profile);
+    }
+    const { runSession } = await import("../session.ts");
+    return runSession(plan);
+  },
+};
+
+export default command;
+
+/** The profile that the flag or the variable names. YAML and valibot are loaded only here. */
+async function readProfile({ given }: Split): Promise<Profile | null> {
+  const found = findSetting("profile", given, process.env);
+  if (found === undefined) return null;
+  const { loadProfile } = await import("../profile.ts");
+  const { refuseUnavailable } = await import("../profile/available.ts");
+  const { profileFolders } = await import("../profile/search.ts");
+  const profile = await loadProfile(lastText(found), profileFolders(), found.label);
+  refuseUnavailable(profile);
+  return profile;
+}

@@ -1,0 +1,89 @@
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { writeWhole } from "./build.ts";
+import { cacheRoot } from "./cache.ts";
+import type { ContextCosts } from "./devices.ts";
+
+/** How to find out what a context costs where the table does not say. */
+export interface Probe {
+  command: string[];
+  env: Record<string, string | undefined>;
+  /** Set for the simulated GPU: keeps its figures apart from real cards'. */
+  domain: string;
+}
+
+/**
+ * What a bare context costs on each GPU: read from the cache, learnt with one run of vgpu-probe where a
+ * GPU with this driver is not in it. Empty if nothing can be learnt; the shim then corrects after the fact.
+ */
+export async function learnContextCosts(probe: Probe): Promise<ContextCosts> {
+  const file = join(cacheRoot(), "contexts.json");
+  const table = readTable(file);
+  const wanted = probe.domain === "" ? listKeys() : simulatedKeys(table, probe.domain);
+  if (wanted.length > 0 && wanted.every((key) => key in table)) return pick(table, wanted);
+
+  const child = Bun.spawn(probe.command, {
+    env: probe.env,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "ignore",
+    timeout: 60_000,
+  });
+  const text = await new Response(child.stdout).text();
+  const learnt = parseProbe(text, probe.domain);
+  if (Object.keys(learnt).length === 0) return new Map();
+  try {
+    writeWhole(file, `${JSON.stringify({ ...readTable(file), ...learnt }, null, 2)}\n`);
+  } catch {} // learnt again next time
+  return pick(learnt, Object.keys(learnt));
+}
+
+type Table = Record<string, number>;
+
+/** Key: `domain uuid driver`, the domain left out for real cards. */
+const makeKey = (domain: string, uuid: string, driver: string) =>
+  [domain, uuid, driver].filter(Boolean).join(" ");
+
+/** Lines of `UUID DRIVER BYTES`. */
+export function parseProbe(text: string, domain: string): Table {
+  const table: Table = {};
+  for (const line of text.split("\n")) {
+    const [uuid, driver, bytes] = line.split(" ");
+    if (uuid?.startsWith("GPU-") && driver && Number(bytes) > 0)
+      table[makeKey(domain, uuid, driver)] = Number(bytes);
+  }
+  return table;
+}
+
+function pick(table: Table, keys: string[]): ContextCosts {
+  const uuidOf = (key: string) => key.match(/GPU-[0-9a-f-]+/)?.[0] ?? key;
+  return new Map(keys.map((key) => [uuidOf(key), table[key] ?? 0]));
+}
+
+function readTable(file: string): Table {
+  try {
+    return JSON.parse(readFileSync(file, "utf8")) as Table;
+  } catch {
+    return {};
+  }
+}
+
+const simulatedKeys = (table: Table, domain: string) =>
+  Object.keys(table).filter((key) => key.startsWith(`${domain} `));
+
+/** The keys of this machine's real GPUs from /proc: no library is loaded. Empty where /proc does not show them. */
+function listKeys(): string[] {
+  try {
+    const driver = readFileSync("/proc/driver/nvidia/version", "utf8").match(
+      /\b\d{3}\.\d+(?:\.\d+)*\b/,
+    )?.[0];
+    if (driver === undefined) return [];
+    return readdirSync("/proc/driver/nvidia/gpus").flatMap((gpu) => {
+      const information = readFileSync(`/proc/driver/nvidia/gpus/${gpu}/information`, "utf8");
+      const uuid = information.match(/GPU-[0-9a-f-]{36}/)?.[0];
+      return uuid === undefined ? [] : [makeKey("", uuid, driver)];
+    });
+  } catch {
+    return [];
+  }
+}

@@ -1,0 +1,74 @@
+import { quote, VgpuError } from "./errors.ts";
+import { WHOLE_GPU, MAX_DEVICES } from "./layout.gen.ts";
+import type { GpuLimit, Plan, Size } from "./limits.ts";
+import type { Card } from "./nvml.ts";
+import type { RegionContent } from "./region.ts";
+
+/** Bytes that a bare context costs, by GPU UUID; see context-table.ts. */
+export type ContextCosts = Map<string, number>;
+
+/** True if the plan speaks of particular cards or of parts of one, which takes NVML before the start. */
+export function needsCards({ limits, gpu }: Plan): boolean {
+  const isRelative = (limit: GpuLimit | null) =>
+    limit?.memBytes != null && "percent" in limit.memBytes;
+  return gpu !== null || limits.gpus.size > 0 || isRelative(limits.all);
+}
+
+/** What the region starts with. `cards` is empty unless `needsCards`. Throws VgpuError for a GPU that is not there. */
+export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): RegionContent {
+  const { all, gpus } = plan.limits;
+  const named = new Map<string, GpuLimit>();
+  for (const [key, limit] of gpus) named.set(findCard(key, cards).uuid, limit);
+  const isRelative = all?.memBytes != null && "percent" in all.memBytes;
+  const listed = cards.filter((card) => named.has(card.uuid) || isRelative).slice(0, MAX_DEVICES);
+  return {
+    memLimit: isRelative ? null : resolveSize(all?.memBytes ?? null, 0),
+    sharePpm: sharePpm(all?.sharePercent),
+    contextBytes: Math.max(0, ...costs.values()),
+    audit: true,
+    devices: listed.map((card) => {
+      const limit = named.get(card.uuid) ?? all;
+      return {
+        uuid: card.uuid,
+        memLimit: resolveSize(limit?.memBytes ?? null, card.totalBytes),
+        sharePpm: sharePpm(limit?.sharePercent),
+        contextBytes: costs.get(card.uuid) ?? 0,
+      };
+    }),
+  };
+}
+
+/** CUDA_VISIBLE_DEVICES for `--gpu`: UUIDs, which mean the same in any order and numbering. */
+export function visibleDevices(gpu: string[], cards: Card[]): string {
+  return gpu.map((key) => findCard(key, cards).uuid).join(",");
+}
+
+/** By nvidia-smi's number, or the beginning of a UUID. */
+function findCard(key: string, cards: Card[]): Card {
+  const found = /^\d+$/.test(key)
+    ? cards.filter((card) => card.index === Number(key))
+    : cards.filter((card) => card.uuid.toLowerCase().startsWith(key.toLowerCase()));
+  const [card, another] = found;
+  if (card === undefined) {
+    const known = cards.map(({ index, uuid }) => `${index} (${uuid})`).join(", ");
+    throw new VgpuError(`there is no GPU ${quote(key)}`, {
+      hint: known ? `this machine has ${known}` : "NVML lists no GPU here",
+    });
+  }
+  if (another !== undefined) {
+    throw new VgpuError(`GPU ${quote(key)} means more than one`, {
+      hint: `${card.uuid} or ${another.uuid}`,
+    });
+  }
+  return card;
+}
+
+/** A limit in bytes; percentages are of what cuDeviceTotalMem gives. */
+function resolveSize(size: Size | null, totalBytes: number): number | null {
+  if (size === null) return null;
+  return "bytes" in size ? size.bytes : Math.floor((totalBytes * size.percent) / 100);
+}
+
+function sharePpm(percent: number | null | undefined): number {
+  return percent == null ? WHOLE_GPU : Math.max(1, Math.round((percent / 100) * WHOLE_GPU));
+}

@@ -1,0 +1,79 @@
+import { quote, VgpuError } from "./errors.ts";
+import type { Source } from "./limits.ts";
+
+/** One value for one GPU (nvidia-smi's number or UUID) or, with key `all`, for each visible GPU. null: no limit. */
+export interface Entry<T> {
+  key: string;
+  value: T | null;
+  source: Source;
+}
+
+/** What a quantity (memory or share) comes to once every layer has been laid over the one below. */
+export interface Layered<T> {
+  /** undefined: nobody named a value for all GPUs. */
+  all: T | null | undefined;
+  keyed: Map<string, T | null>;
+  sources: Record<string, Source>;
+}
+
+/** How one quantity is written: its parser (undefined: malformed) and the good forms. */
+export interface Form<T> {
+  noun: string;
+  parse(text: string): T | null | undefined;
+  forms: string;
+}
+
+/** nvidia-smi's number without leading zeros, or a GPU UUID (or its beginning) in NVML's spelling; else undefined. */
+export function parseGpuKey(text: string): string | undefined {
+  if (/^\d{1,4}$/.test(text)) return String(Number.parseInt(text, 10));
+  return /^GPU-[0-9a-f][0-9a-f-]*$/i.test(text) ? `GPU-${text.slice(4).toLowerCase()}` : undefined;
+}
+
+/** Reads `4g` or `0=4g,GPU-1f2e=8g`. `label` is the flag or variable that errors name. */
+export function parseGpuValues<T>(
+  text: string,
+  label: string,
+  source: Source,
+  form: Form<T>,
+): Entry<T>[] {
+  const seen = new Set<string>();
+  return text.split(",").map((part) => {
+    const equals = part.indexOf("=");
+    const key = equals < 0 ? "all" : parseGpuKey(part.slice(0, equals).trim());
+    if (key === undefined) {
+      throw new VgpuError(`${label}: ${quote(part.slice(0, equals))} is not a GPU`, {
+        hint: "good forms: 0=VALUE, GPU-1f2e=VALUE (numbers as nvidia-smi shows them)",
+      });
+    }
+    if (seen.has(key)) {
+      const twice = key === "all" ? "two values without a GPU number" : `GPU ${key} twice`;
+      throw new VgpuError(`${label}: ${quote(text)} names ${twice}`);
+    }
+    seen.add(key);
+    const word = part.slice(equals + 1).trim();
+    const value = form.parse(word);
+    if (value === undefined) {
+      throw new VgpuError(`${label}: ${quote(word)} is not ${form.noun}`, { hint: form.forms });
+    }
+    return { key, value, source };
+  });
+}
+
+/**
+ * Lays entries over each other, lowest precedence first. A value for all GPUs replaces everything below
+ * it; a value for one GPU replaces only that GPU's. `name` prefixes the keys of `sources`: mem, mem.0.
+ */
+export function layer<T>(name: string, entries: Entry<T>[]): Layered<T> {
+  const layered: Layered<T> = { all: undefined, keyed: new Map(), sources: {} };
+  for (const { key, value, source } of entries) {
+    if (key === "all") {
+      layered.all = value;
+      layered.keyed.clear();
+      layered.sources = { [name]: source };
+    } else {
+      layered.keyed.set(key, value);
+      layered.sources[`${name}.${key}`] = source;
+    }
+  }
+  return layered;
+}

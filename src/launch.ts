@@ -1,0 +1,115 @@
+import { exitNow, isTerminal } from "./libc.ts";
+import { isIgnored, type Launcher, readLauncher } from "./launcher.ts";
+import { isForeground, raiseDefault, SIGNALS } from "./signals.ts";
+
+/** How a target ended: with a status, or of a signal (its number). */
+export type Ending = { status: number } | { signal: number };
+
+export interface Target {
+  pid: number;
+  ended: Promise<Ending>;
+  /** Takes our signal handlers away again. */
+  [Symbol.dispose](): void;
+}
+
+/** Changes to the caller's environment, as vgpu-exec understands them. */
+export interface Changes {
+  set?: Record<string, string>;
+  /** Joined with ':' before what is there. */
+  prefix?: Record<string, string>;
+  /** Joined with ':' after what is there. */
+  suffix?: Record<string, string>;
+}
+
+const FORWARDED = [
+  "SIGTERM",
+  "SIGHUP",
+  "SIGUSR1",
+  "SIGUSR2",
+  "SIGCONT",
+  "SIGALRM",
+  "SIGPWR",
+  "SIGIO",
+] as const;
+/** The terminal itself sends these to its whole foreground group. */
+const FROM_TERMINAL = ["SIGINT", "SIGQUIT", "SIGWINCH"] as const;
+type Forwarded = (typeof FORWARDED)[number] | (typeof FROM_TERMINAL)[number];
+
+/**
+ * Starts the target through vgpu-exec with everything the launcher had: descriptors, ignored signals,
+ * limits, the raw environment with `changes`. Forwards signals until disposed of.
+ */
+export function launch(exec: string, words: string[], changes: Changes): Target {
+  const launcher = readLauncher();
+  const forwarding = forwardSignals(launcher, (signal) => child.kill(signal));
+  const child = Bun.spawn([exec, ...execArguments(words, changes, launcher)], {
+    stdio: stdio(launcher),
+    env: {},
+    onExit: (_, status, signal) => finish(readEnding(status, signal as string | number | null)),
+  });
+  let finish!: (ending: Ending) => void;
+  const ended = new Promise<Ending>((resolve) => (finish = resolve));
+  return { pid: child.pid, ended, [Symbol.dispose]: forwarding };
+}
+
+/** Ends vgpu as the target ended: of the same signal, so that a shell's loop stops at Ctrl-C. As PID 1 no signal kills us, hence 128+n. */
+export function endAs(ending: Ending): number {
+  if ("status" in ending) {
+    // Bun would undo what the target did to the terminal (stty -echo).
+    if ([0, 1, 2].some(isTerminal)) exitNow(ending.status);
+    return ending.status;
+  }
+  raiseDefault(ending.signal);
+  return 128 + ending.signal;
+}
+
+function execArguments(words: string[], changes: Changes, launcher: Launcher | null): string[] {
+  const own = ["--parent", `${process.pid}`];
+  if (launcher !== null) {
+    own.push("--nofile", launcher.nofile, "--keep", launcher.descriptors.join("."));
+    own.push("--sigign", launcher.ignored.toString(16), "--sigblk", launcher.blocked.toString(16));
+  }
+  for (const flag of ["set", "prefix", "suffix"] as const) {
+    for (const [name, value] of Object.entries(changes[flag] ?? {}))
+      own.push(`--${flag}`, `${name}=${value}`);
+  }
+  return isOwnTail(words) ? [...own, "--words", `${words.length}`] : [...own, "--argv", ...words];
+}
+
+/** True if the words are the end of our own command line, whose raw bytes vgpu-exec can then take over. */
+function isOwnTail(words: string[]): boolean {
+  const tail = process.argv.slice(-words.length);
+  return tail.length === words.length && words.every((word, i) => word === tail[i]);
+}
+
+/** 0, 1 and 2, then the launcher's other descriptors one after another: vgpu-exec moves them to their numbers. */
+function stdio(launcher: Launcher | null): ["inherit", "inherit", "inherit", ...number[]] {
+  const others = (launcher?.descriptors ?? []).filter((fd) => fd > 2);
+  return ["inherit", "inherit", "inherit", ...others];
+}
+
+/** Signals that the caller ignores stay ignored. Returns what takes the handlers away. */
+function forwardSignals(launcher: Launcher | null, send: (signal: Forwarded) => void): () => void {
+  const installed: [Forwarded, () => void][] = [];
+  const forward = (signal: Forwarded, handler: () => void) => {
+    if (isIgnored(launcher, SIGNALS[signal])) return;
+    process.on(signal, handler);
+    installed.push([signal, handler]);
+  };
+  for (const signal of FORWARDED) forward(signal, () => send(signal));
+  for (const signal of FROM_TERMINAL) {
+    forward(signal, () => {
+      if (!isForeground()) send(signal);
+    });
+  }
+  return () => {
+    for (const [signal, handler] of installed) process.off(signal, handler);
+  };
+}
+
+/** Bun names common signals and gives the number of real-time ones (facts B5). */
+function readEnding(status: number | null, signal: string | number | null): Ending {
+  if (status !== null) return { status };
+  if (typeof signal === "number") return { signal };
+  return { signal: SIGNALS[signal as keyof typeof SIGNALS] ?? SIGNALS.SIGKILL };
+}

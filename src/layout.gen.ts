@@ -1,0 +1,150 @@
+// Written by shim/layout.c from shim/region.h; never edited.
+
+export const MAGIC = 0x6e6f697567707631n;
+export const LAYOUT_VERSION = 1;
+export const MAX_DEVICES = 16;
+export const MAX_SLOTS = 512;
+export const RING_RECORDS = 2048;
+export const NO_LIMIT = 0xffffffffffffffffn;
+export const WHOLE_GPU = 1000000; // parts per million
+export const NO_DEVICE = 0xffffffff;
+
+export const DEVICE = { EMPTY: 0, CLAIMING: 1, READY: 2 } as const;
+export const SLOT = { FREE: 0, CLAIMING: 1, LIVE: 2, DYING: 3 } as const;
+
+/** Byte offsets in `struct vgpu_header`. */
+export const header = {
+  bytes: 192,
+  magic: 0,
+  layout_version: 8,
+  region_bytes: 12,
+  start_mono_ns: 16,
+  start_wall_ns: 24,
+  session: 32,
+  supervisor_pid: 48,
+  limits_version: 52,
+  supervisor_start: 56,
+  default_mem_limit: 64,
+  default_share_ppm: 72,
+  audit: 76,
+  default_context_bytes: 80,
+  bell_wanted: 88,
+  slots_used: 92,
+  header_pad: 96,
+  ring_head: 128,
+  ring_lost: 136,
+  unknown_calls: 144,
+  ring_pad: 152,
+} as const;
+
+/** Byte offsets in `struct vgpu_device`. */
+export const device = {
+  bytes: 192,
+  state: 0,
+  share_ppm: 4,
+  uuid: 8,
+  mem_limit: 24,
+  total_bytes: 32,
+  context_bytes: 40,
+  peak_bytes: 48,
+  denials: 56,
+  charged_ns: 64,
+  slices: 72,
+  device_pad: 80,
+  gate_word: 128,
+  gate_base: 136,
+  gate_bell: 152,
+  gate_closing: 156,
+  gate_pad: 160,
+} as const;
+
+/** Byte offsets in `struct vgpu_use`. */
+export const use = {
+  bytes: 128,
+  charged_bytes: 0,
+  drift_bytes: 8,
+  peak_bytes: 16,
+  allocations: 24,
+  denials: 32,
+  launches: 40,
+  busy_ns: 48,
+  throttled_ns: 56,
+  waits: 64,
+  gate_busy: 72,
+  gate_drained_ns: 80,
+  gate_seen_ns: 88,
+  use_pad: 96,
+} as const;
+
+/** Byte offsets in `struct vgpu_slot`. */
+export const slot = {
+  bytes: 2112,
+  owner: 0,
+  start_time: 8,
+  name: 16,
+  attach_mono_ns: 32,
+  slot_pad: 40,
+  use: 64,
+} as const;
+
+/** Byte offsets in `struct vgpu_record`. */
+export const record = {
+  bytes: 128,
+  turn: 0,
+  mono_ns: 8,
+  kind: 16,
+  pid: 20,
+  device: 24,
+  flags: 28,
+  api: 32,
+  value: 72,
+  name: 112,
+} as const;
+
+/** Byte offsets in `struct vgpu_region`. */
+export const region = {
+  bytes: 1346752,
+  header: 0,
+  devices: 192,
+  slots: 3264,
+  ring: 1084608,
+} as const;
+
+/** What the shim reports; `values` names the words of a record in order. */
+export const events = [
+  {
+    kind: 0,
+    name: "process.attach",
+    values: [],
+  },
+  {
+    kind: 1,
+    name: "process.exit",
+    values: [],
+  },
+  {
+    kind: 2,
+    name: "memory.denied",
+    values: ["asked_bytes", "used_bytes", "limit_bytes", "context_bytes"],
+  },
+  {
+    kind: 3,
+    name: "memory.unknown",
+    values: [],
+  },
+  {
+    kind: 4,
+    name: "memory.drift",
+    values: ["ledger_bytes", "nvml_bytes"],
+  },
+  {
+    kind: 5,
+    name: "compute.stolen",
+    values: ["epoch", "overdue_ns", "victim_pid"],
+  },
+  {
+    kind: 6,
+    name: "limit.changed",
+    values: ["limit_bytes", "share_ppm"],
+  },
+] as const;

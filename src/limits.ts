@@ -1,0 +1,164 @@
+import type { Split } from "./argv.ts";
+import { VgpuError } from "./errors.ts";
+import { type Entry, type Form, type Layered, layer, parseGpuValues } from "./gpu-value.ts";
+import type { Profile } from "./profile.ts";
+import * as setting from "./setting.ts";
+import { parsePercent, parseSize, PERCENT_FORMS, SIZE_FORMS, type Size } from "./units.ts";
+
+export type { Size } from "./units.ts";
+export type Source = "flag" | "environment" | "profile" | "default";
+
+/** The limits of one GPU; null means no limit. */
+export interface GpuLimit {
+  memBytes: Size | null;
+  /** Percent of the GPU's time, 0 < p ≤ 100. */
+  sharePercent: number | null;
+}
+
+export const EVENT_FORMATS = ["pretty", "json", "none"] as const;
+
+/** All that one `vgpu run` was asked for. Percentages of a device and UUIDs are left to be resolved with NVML. */
+export interface Plan {
+  limits: {
+    /** For each visible GPU that `gpus` does not name; null: none of them is limited. */
+    all: GpuLimit | null;
+    /** By nvidia-smi's number or "GPU-…" (perhaps only its beginning). Complete: nothing is inherited from `all`. */
+    gpus: Map<string, GpuLimit>;
+  };
+  gpu: string[] | null;
+  /** The simulated card's name; null: the real driver. */
+  sim: string | null;
+  requireGpu: boolean;
+  dryRun: boolean;
+  /** `file` is a path or `fd:N`. */
+  events: { format: (typeof EVENT_FORMATS)[number] | "auto"; file: string | null };
+  report: { json: boolean; quiet: boolean; verbose: number };
+  /** The profile's additions to the target's environment. */
+  env: Record<string, string>;
+  target: { words: string[] };
+  /** Where each setting comes from: mem, mem.0, sm, sm.GPU-…, gpu, sim, events, events-file, env.NAME … */
+  sources: Record<string, Source>;
+  /** One-line warnings, to be printed unless `report.quiet`. */
+  notes: string[];
+}
+
+const SIZE: Form<Size> = { noun: "a size", parse: parseSize, forms: SIZE_FORMS };
+const PERCENT: Form<number> = {
+  noun: "a share in percent",
+  parse: parsePercent,
+  forms: PERCENT_FORMS,
+};
+
+/**
+ * Flags over environment over profile over default. Pure. Throws VgpuError for a malformed value and
+ * for a missing command.
+ */
+export function resolvePlan(
+  split: Split,
+  environment: Record<string, string | undefined>,
+  profile: Profile | null,
+): Plan {
+  if (split.words.length === 0) {
+    throw new VgpuError("run: no command given", {
+      hint: "write vgpu run [flags] -- COMMAND [ARGUMENT...]",
+    });
+  }
+  const sources: Plan["sources"] = {};
+  const find = (name: string, fallback?: string): setting.Setting | undefined => {
+    const label = `profile ${profile?.name}`;
+    const found =
+      setting.findSetting(name, split.given, environment) ??
+      (fallback === undefined
+        ? undefined
+        : { texts: [fallback], label, source: "profile" as const });
+    sources[name] = found?.source ?? "default";
+    return found;
+  };
+  const mem = layer("mem", [
+    ...profileLimits(profile, "memory"),
+    ...readEntries(find("mem"), SIZE),
+  ]);
+  const share = layer("sm", [
+    ...profileLimits(profile, "compute"),
+    ...readEntries(find("sm"), PERCENT),
+  ]);
+  Object.assign(sources, { mem: "default", sm: "default" }, mem.sources, share.sources);
+  for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
+  const gpu = setting.readGpus(find("gpu"));
+  const card = find("sim-card");
+  const sim = setting.readSim(find("sim"), card);
+  if (sim !== null && sources["sim"] === "default" && card !== undefined)
+    sources["sim"] = card.source;
+  return {
+    limits: joinLimits(mem, share),
+    gpu,
+    sim,
+    requireGpu: setting.readTruth(find("require-gpu")),
+    dryRun: setting.readTruth(find("dry-run")),
+    events: {
+      format: setting.readChoice(find("events", profile?.events.format), EVENT_FORMATS) ?? "auto",
+      file: setting.readEventsFile(find("events-file", profile?.events.file)),
+    },
+    report: {
+      json: setting.readTruth(find("json")),
+      quiet: setting.readTruth(find("quiet")),
+      verbose: setting.readLevel(find("verbose")),
+    },
+    env: { ...profile?.env },
+    target: { words: split.words },
+    sources,
+    notes: [
+      ...noteUnlimited("memory", mem),
+      ...noteUnlimited("compute", share),
+      ...noteUnseen(gpu, [...mem.keyed.keys(), ...share.keyed.keys()]),
+    ],
+  };
+}
+
+/** Each occurrence of `--mem` is a layer of its own, so a later plain value replaces an earlier one. */
+function readEntries<T>(found: setting.Setting | undefined, form: Form<T>): Entry<T>[] {
+  if (found === undefined) return [];
+  return found.texts.flatMap((text) => parseGpuValues(text, found.label, found.source, form));
+}
+
+function profileLimits(profile: Profile | null, quantity: "memory"): Entry<Size>[];
+function profileLimits(profile: Profile | null, quantity: "compute"): Entry<number>[];
+function profileLimits(
+  profile: Profile | null,
+  quantity: "memory" | "compute",
+): Entry<Size | number>[] {
+  if (profile === null) return [];
+  const parts = [["all", profile] as const, ...Object.entries(profile.gpus)];
+  return parts.flatMap(([key, part]) => {
+    const value = quantity === "memory" ? part.memory.limit : part.compute.share;
+    return value === undefined ? [] : [{ key, value, source: "profile" as const }];
+  });
+}
+
+function joinLimits(mem: Layered<Size>, share: Layered<number>): Plan["limits"] {
+  const all = { memBytes: mem.all ?? null, sharePercent: share.all ?? null };
+  const gpus = new Map<string, GpuLimit>();
+  for (const key of [...mem.keyed.keys(), ...share.keyed.keys()].sort()) {
+    const memBytes = mem.keyed.get(key);
+    const sharePercent = share.keyed.get(key);
+    gpus.set(key, {
+      memBytes: memBytes === undefined ? all.memBytes : memBytes,
+      sharePercent: sharePercent === undefined ? all.sharePercent : sharePercent,
+    });
+  }
+  return { all: all.memBytes === null && all.sharePercent === null ? null : all, gpus };
+}
+
+function noteUnlimited<T>(noun: string, { all, keyed }: Layered<T>): string[] {
+  if (keyed.size === 0 || all !== undefined) return [];
+  return [
+    `${noun} is limited on GPU ${[...keyed.keys()].join(", ")} only; other GPUs are unlimited`,
+  ];
+}
+
+function noteUnseen(gpu: string[] | null, keys: string[]): string[] {
+  const isNumber = (key: string): boolean => /^\d/.test(key);
+  if (gpu === null || !gpu.every(isNumber)) return [];
+  const unseen = new Set(keys.filter((key) => isNumber(key) && !gpu.includes(key)));
+  return [...unseen].map((key) => `a limit is given for GPU ${key}, which --gpu leaves out`);
+}

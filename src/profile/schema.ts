@@ -1,0 +1,111 @@
+import * as v from "valibot";
+import { parseGpuKey } from "../gpu-value.ts";
+import { parsePercent, parseSize, SIZE_PATTERN } from "../units.ts";
+
+// Every message here completes "…, expected …"; strictObject's also lists the keys it knows.
+
+const SIZE = "a size such as 4g, 512m, 1.5g, 4GB, 50% or none";
+const SHARE = "a share in percent (more than 0, at most 100) or none";
+
+const Size = v.pipe(
+  v.string(SIZE),
+  v.regex(SIZE_PATTERN, SIZE),
+  v.check((text) => parseSize(text) !== undefined, SIZE),
+  v.transform((text) => parseSize(text) ?? null),
+);
+const Percent = v.pipe(v.number(SHARE), v.gtValue(0, SHARE), v.maxValue(100, SHARE));
+const Share = v.union(
+  [
+    Percent,
+    v.pipe(
+      v.literal("none"),
+      v.transform((text) => parsePercent(text) ?? null),
+    ),
+  ],
+  SHARE,
+);
+
+function map<const T extends v.ObjectEntries>(entries: T): v.StrictObjectSchema<T, string> {
+  return v.strictObject(entries, `a map of ${Object.keys(entries).join(", ")}`);
+}
+
+function choice<const T extends readonly string[]>(...words: T): v.PicklistSchema<T, string> {
+  return v.picklist(words, `one of ${words.join(", ")}`);
+}
+
+function text(pattern: RegExp, expected: string) {
+  return v.pipe(v.string(expected), v.regex(pattern, expected));
+}
+
+const Memory = v.union(
+  [
+    v.pipe(
+      Size,
+      v.transform((limit) => ({ limit })),
+    ),
+    map({ limit: v.exactOptional(Size), soft: v.exactOptional(Size) }),
+  ],
+  `${SIZE}, or a map of limit, soft`,
+);
+
+const Compute = v.union(
+  [
+    v.pipe(
+      Share,
+      v.transform((share) => ({ share })),
+    ),
+    map({
+      share: v.exactOptional(Share),
+      burst: v.exactOptional(Percent),
+      mode: v.exactOptional(choice("time", "spatial", "auto")),
+      quantum: v.exactOptional(text(/^\d+(?:\.\d+)?(?:us|ms|s)$/, "a duration such as 20ms")),
+      priority: v.exactOptional(choice("low", "normal", "high")),
+      throttle: v.exactOptional(choice("strict", "cooperative", "adaptive")),
+      copy_bw: v.exactOptional(
+        text(/^\d+(?:\.\d+)?[kKmMgGtT](?:[iI]?[bB])?\/s$/, "a rate such as 8g/s"),
+      ),
+    }),
+  ],
+  `${SHARE}, or a map of share, burst, mode, quantum, priority, throttle, copy_bw`,
+);
+
+const GPU = "nvidia-smi's GPU number in quotes, or a UUID such as GPU-1f2e";
+const NAME = "the name of an environment variable (VGPU_ is vgpu's own, but for VGPU_SIM_)";
+const VALUE = "text (numbers and true or false in quotes)";
+
+/** The profile of design §11 as it is written, each value checked; memory and compute without their short forms. */
+export const ProfileSchema = map({
+  description: v.exactOptional(v.string("text")),
+  extends: v.exactOptional(text(/\S/, "another profile's name or path")),
+  memory: v.exactOptional(Memory),
+  compute: v.exactOptional(Compute),
+  gpus: v.exactOptional(
+    v.record(
+      v.pipe(
+        v.string(GPU),
+        v.regex(/^(?:\d{1,4}|[gG][pP][uU]-[0-9a-fA-F][0-9a-fA-F-]*)$/, GPU),
+        v.transform((key) => parseGpuKey(key) ?? key),
+      ),
+      map({ memory: v.exactOptional(Memory), compute: v.exactOptional(Compute) }),
+      "a map from GPU number or UUID to memory and compute",
+    ),
+  ),
+  events: v.exactOptional(
+    map({
+      format: v.exactOptional(choice("pretty", "json", "none")),
+      file: v.exactOptional(
+        text(/^(?!fd:)\S|^fd:\d{1,6}$/, "a path, or fd:N with a descriptor number"),
+      ),
+    }),
+  ),
+  env: v.exactOptional(
+    v.record(
+      v.pipe(v.string(NAME), v.regex(/^(?!VGPU_(?!SIM_))[^=\0]+$/, NAME)),
+      text(/^[^\0]*$/, VALUE),
+      "a map from variable to text",
+    ),
+  ),
+});
+
+/** One profile file, checked. */
+export type ProfileFile = v.InferOutput<typeof ProfileSchema>;

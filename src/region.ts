@@ -1,0 +1,189 @@
+import * as layout from "./layout.gen.ts";
+import {
+  closeFile,
+  lastError,
+  makeFifo,
+  monotonicNs,
+  OPEN,
+  openFile,
+  removeFile,
+  rename,
+  reserve,
+  tryLock,
+  wallNs,
+} from "./libc.ts";
+import { readProcess } from "./process.ts";
+import { explain } from "./state-directory.ts";
+
+/** What a session starts with: limits of devices nobody named, and of those somebody did. */
+export interface RegionContent {
+  /** Bytes; null: no limit. */
+  memLimit: number | null;
+  /** Parts per million of the GPU's time. */
+  sharePpm: number;
+  /** What a context costs on a card that is not among `devices`; 0: not known. */
+  contextBytes: number;
+  devices: { uuid: string; memLimit: number | null; sharePpm: number; contextBytes: number }[];
+  /** Whether the supervisor will reconcile with NVML. */
+  audit: boolean;
+}
+
+/** A session's shared file, mapped: words by their byte offset (see layout.gen.ts). Everything shared is read atomically. */
+export class Region {
+  readonly path: string;
+  readonly #bytes: Uint8Array;
+  readonly #words32: Uint32Array;
+  readonly #words64: BigUint64Array;
+
+  /** Maps an existing region; check `isCurrent` before use. */
+  constructor(path: string) {
+    this.path = path;
+    this.#bytes = Bun.mmap(path);
+    const { buffer, byteOffset, byteLength } = this.#bytes;
+    this.#words32 = new Uint32Array(buffer, byteOffset, byteLength >> 2);
+    this.#words64 = new BigUint64Array(buffer, byteOffset, byteLength >> 3);
+  }
+
+  get bell(): string {
+    return `${this.path}.bell`;
+  }
+
+  /** False for a file that another version of vgpu made, or nobody finished. */
+  get isCurrent(): boolean {
+    return (
+      this.#bytes.byteLength === layout.region.bytes &&
+      this.load64(layout.header.magic) === layout.MAGIC &&
+      this.load32(layout.header.layout_version) === layout.LAYOUT_VERSION
+    );
+  }
+
+  load32(offset: number): number {
+    return Atomics.load(this.#words32, offset >> 2);
+  }
+
+  load64(offset: number): bigint {
+    return Atomics.load(this.#words64, offset >> 3);
+  }
+
+  /** A 64-bit word as a number: for counters and sizes below 2⁵³. */
+  number(offset: number): number {
+    return Number(this.load64(offset));
+  }
+
+  store32(offset: number, value: number): void {
+    Atomics.store(this.#words32, offset >> 2, value);
+  }
+
+  store64(offset: number, value: bigint): void {
+    Atomics.store(this.#words64, offset >> 3, BigInt.asUintN(64, value));
+  }
+
+  /** Replaces `expected` by `value`; false if another process was faster. */
+  swap64(offset: number, expected: bigint, value: bigint): boolean {
+    return Atomics.compareExchange(this.#words64, offset >> 3, expected, value) === expected;
+  }
+
+  /** A NUL-terminated text of at most `room` bytes. */
+  text(offset: number, room: number): string {
+    const bytes = this.#bytes.subarray(offset, offset + room);
+    const end = bytes.indexOf(0);
+    return Buffer.from(end < 0 ? bytes : bytes.subarray(0, end)).toString();
+  }
+
+  copy(offset: number, bytes: Uint8Array): void {
+    this.#bytes.set(bytes, offset);
+  }
+
+  slice(offset: number, length: number): Uint8Array {
+    return this.#bytes.slice(offset, offset + length);
+  }
+}
+
+export const deviceOffset = (index: number) => layout.region.devices + index * layout.device.bytes;
+export const slotOffset = (index: number) => layout.region.slots + index * layout.slot.bytes;
+export const useOffset = (slot: number, device: number) =>
+  slotOffset(slot) + layout.slot.use + device * layout.use.bytes;
+
+/** A region that this process made and holds a shared lock on. */
+export interface OwnRegion {
+  region: Region;
+  session: string;
+  /** Deletes fifo and file; processes that still map it keep their limits but nobody can join any more. */
+  remove(): void;
+  /** Leaves the file to the processes that still use it. */
+  leave(): void;
+}
+
+/**
+ * Makes a session's file and fifo in the state directory. The file gets its final name only when it
+ * is complete, and the fifo exists only while the file does, so that a kill at any moment leaves
+ * nothing that the next sweep cannot judge. Throws VgpuError if /dev/shm has no room.
+ */
+export function createRegion(directory: string, content: RegionContent): OwnRegion {
+  const session = makeId();
+  const path = `${directory}/${session}`;
+  const unfinished = `${path}.${process.pid}.new`;
+  const fd = openFile(unfinished, OPEN.readWrite | OPEN.create | OPEN.exclusive, 0o600);
+  if (fd < 0) throw explain(unfinished, lastError());
+  const shortage = reserve(fd, layout.region.bytes);
+  if (shortage !== null) {
+    removeFile(unfinished);
+    throw explain(unfinished, shortage);
+  }
+  tryLock(fd, "shared");
+  const region = new Region(unfinished);
+  fill(region, session, content);
+  if (!rename(unfinished, path)) throw explain(path, lastError());
+  const named = Object.assign(region, { path });
+  makeFifo(named.bell);
+  const leave = () => closeFile(fd);
+  const remove = () => {
+    removeFile(named.bell);
+    removeFile(path);
+    leave();
+  };
+  return { region: named, session, remove, leave };
+}
+
+/** Six letters and digits: enough to tell a user's sessions apart. */
+function makeId(): string {
+  const [random] = crypto.getRandomValues(new Uint32Array(1));
+  return (random! % 36 ** 6).toString(36).padStart(6, "0");
+}
+
+function fill(region: Region, session: string, content: RegionContent): void {
+  const { header } = layout;
+  region.store32(header.layout_version, layout.LAYOUT_VERSION);
+  region.store32(header.region_bytes, layout.region.bytes);
+  region.store64(header.start_mono_ns, monotonicNs());
+  region.store64(header.start_wall_ns, wallNs());
+  region.copy(header.session, Buffer.from(session));
+  region.store32(header.supervisor_pid, process.pid);
+  region.store64(header.supervisor_start, readProcess(process.pid)?.startTime ?? 0n);
+  region.store64(header.default_mem_limit, limitWord(content.memLimit));
+  region.store32(header.default_share_ppm, content.sharePpm);
+  region.store32(header.audit, content.audit ? 1 : 0);
+  region.store64(header.default_context_bytes, BigInt(content.contextBytes));
+  content.devices.forEach((device, index) => {
+    const at = deviceOffset(index);
+    region.copy(at + layout.device.uuid, uuidBytes(device.uuid));
+    region.store32(at + layout.device.share_ppm, device.sharePpm);
+    region.store64(at + layout.device.mem_limit, limitWord(device.memLimit));
+    region.store64(at + layout.device.context_bytes, BigInt(device.contextBytes));
+    region.store32(at + layout.device.state, layout.DEVICE.READY);
+  });
+  region.store64(header.magic, layout.MAGIC);
+}
+
+const limitWord = (bytes: number | null) => (bytes === null ? layout.NO_LIMIT : BigInt(bytes));
+
+/** The 16 bytes of "GPU-8c1f…" or "MIG-…". */
+export function uuidBytes(uuid: string): Uint8Array {
+  return Buffer.from(uuid.replace(/^[A-Z]+-/, "").replaceAll("-", ""), "hex");
+}
+
+/** The other way round. The prefix is always GPU: the region does not say what kind of device it is. */
+export function uuidText(bytes: Uint8Array): string {
+  const hex = Buffer.from(bytes).toString("hex");
+  return `GPU-${[hex.slice(0, 8), hex.slice(8, 12), hex.slice(12, 16), hex.slice(16, 20), hex.slice(20)].join("-")}`;
+}

@@ -1,0 +1,94 @@
+import type { GpuLimit, Plan, Size, Source } from "../limits.ts";
+import { variableOf } from "../setting.ts";
+import { formatSize } from "../units.ts";
+
+/** What `--dry-run` shows: the plan, the profile's files, and the variables that the session would add. */
+export interface DryRun {
+  plan: Plan;
+  profile: { name: string; files: string[] } | null;
+  environment: Record<string, string>;
+}
+
+/** The dry run for a reader: every limit with its source, the environment to be set, the argv. */
+export function drawDryRun({ plan, profile, environment }: DryRun): string {
+  const source = (name: string): string =>
+    drawSource(name, plan.sources[name] ?? "default", profile?.name);
+  const rows: [string, string, string][] = [
+    ["memory", formatSize(plan.limits.all?.memBytes ?? null), source("mem")],
+    ["compute", formatShare(plan.limits.all?.sharePercent ?? null), source("sm")],
+  ];
+  for (const [key, { memBytes, sharePercent }] of plan.limits.gpus) {
+    const own = (name: string): string =>
+      source(`${name}.${key}` in plan.sources ? `${name}.${key}` : name);
+    rows.push([`GPU ${key}: memory`, formatSize(memBytes), own("mem")]);
+    rows.push([`GPU ${key}: compute`, formatShare(sharePercent), own("sm")]);
+  }
+  rows.push(["GPUs", plan.gpu?.join(", ") ?? "all visible", source("gpu")]);
+  rows.push(["driver", plan.sim === null ? "real" : `simulated ${plan.sim}`, source("sim")]);
+  rows.push([
+    "without a GPU",
+    plan.requireGpu ? "refuse" : "run, with a warning",
+    source("require-gpu"),
+  ]);
+  rows.push(["events", plan.events.format, source("events")]);
+  rows.push(["events file", plan.events.file ?? "none", source("events-file")]);
+  if (profile !== null) rows.push(["profile", profile.name, profile.files.join(" extends ")]);
+  const widths = [0, 1].map((column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)));
+  return [
+    ...rows.map(
+      ([name, value, from]) =>
+        `${name.padEnd(widths[0] ?? 0)}  ${value.padEnd(widths[1] ?? 0)}  ${from}`,
+    ),
+    "",
+    "environment:",
+    ...Object.entries(environment).map(([name, value]) => `  ${name}=${value}`),
+    "",
+    "command:",
+    `  ${plan.target.words.map(quoteWord).join(" ")}`,
+  ].join("\n");
+}
+
+/** The dry run for a program: bytes and percent as numbers, null for no limit. */
+export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
+  const limit = (gpu: GpuLimit): Record<string, number | null> => ({
+    ...sizeFields(gpu.memBytes),
+    share_percent: gpu.sharePercent,
+  });
+  return JSON.stringify({
+    v: 1,
+    limits: {
+      all: limit(plan.limits.all ?? { memBytes: null, sharePercent: null }),
+      gpus: Object.fromEntries([...plan.limits.gpus].map(([key, gpu]) => [key, limit(gpu)])),
+    },
+    gpu: plan.gpu,
+    sim: plan.sim,
+    require_gpu: plan.requireGpu,
+    events: plan.events,
+    profile: profile === null ? null : { name: profile.name, files: profile.files },
+    sources: plan.sources,
+    environment,
+    argv: plan.target.words,
+    notes: plan.notes,
+  });
+}
+
+function sizeFields(size: Size | null): Record<string, number | null> {
+  if (size === null) return { memory_bytes: null };
+  return "bytes" in size ? { memory_bytes: size.bytes } : { memory_percent: size.percent };
+}
+
+function formatShare(percent: number | null): string {
+  return percent === null ? "no limit" : `${percent} % of GPU time`;
+}
+
+function drawSource(name: string, source: Source, profile: string | undefined): string {
+  const flag = name.replace(/\..*/, "");
+  if (source === "flag") return `flag --${flag}`;
+  if (source === "environment") return `environment ${variableOf(flag)}`;
+  return source === "profile" ? `profile ${profile}` : "default";
+}
+
+/** A word as a POSIX shell needs it, so that the line can be copied. */
+function quoteWord(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}

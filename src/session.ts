@@ -1,0 +1,193 @@
+import type { ContextCosts } from "./devices.ts";
+import { hasDriver } from "./driver.ts";
+import { quote, VgpuError } from "./errors.ts";
+import { type Changes, endAs, launch } from "./launch.ts";
+import { header } from "./layout.gen.ts";
+import { monotonicNs } from "./libc.ts";
+import type { Plan } from "./limits.ts";
+import type { Nvml } from "./nvml.ts";
+import { findObstacle } from "./reach.ts";
+import { createRegion, type OwnRegion } from "./region.ts";
+import { say } from "./report/words.ts";
+import type { Summary } from "./report/summary.ts";
+import { findShim, type Shim } from "./shim.ts";
+import type { Simulation } from "./simulation.ts";
+import type { Sink } from "./sink.ts";
+import { openStateDirectory } from "./state-directory.ts";
+import { hasMembers, sweep } from "./sweep.ts";
+
+/** A target that ends sooner and without a GPU is not worth loading the event feed for. */
+const SETTLE_MS = 5;
+
+/** Who wants the session's events. */
+export interface Audience {
+  open: () => Sink[] | Promise<Sink[]>;
+  /** True if it wants to hear also of a session in which nothing happened. */
+  wantsAll: boolean;
+}
+
+/** `vgpu run`: runs the plan's command in a session and returns its exit status, or dies of the signal it died of. Throws VgpuError before the command has started. */
+export async function runSession(plan: Plan): Promise<number> {
+  const { events, report } = plan;
+  const open = async () => (await import("./sink.ts")).openSinks(plan);
+  const wantsAll = events.file !== null || events.format === "json" || report.verbose > 0;
+  const summary = await holdSession(plan, { open, wantsAll });
+  if (!report.quiet) await showSummary(summary, plan);
+  return endAs(summary.ending);
+}
+
+/** Runs the plan's command under its limits, from the first check to the last clean-up. */
+export async function holdSession(plan: Plan, audience: Audience): Promise<Summary> {
+  const outer = process.env["VGPU_REGION"];
+  if (outer) {
+    throw new VgpuError(`already inside a vgpu session (VGPU_REGION=${quote(outer)})`, {
+      hint: "sessions inside sessions are not supported yet; run the command without vgpu run",
+    });
+  }
+  const directory = openStateDirectory();
+  sweep(directory);
+  const shim = await findShim();
+  const simulation =
+    plan.sim === null ? null : await (await import("./simulation.ts")).findSimulation(plan.sim);
+  const isDriven = simulation !== null || hasDriver();
+  warn(plan, isDriven);
+
+  const ready = audience.wantsAll ? await audience.open() : null;
+  using nvml = new NvmlOnDemand(simulation);
+  const { content, changes } = await prepare(plan, shim, simulation, isDriven, nvml);
+  await using own = new Owned(createRegion(directory, content));
+  const { region, session } = own;
+  changes.set = { ...changes.set, VGPU_REGION: region.path };
+  changes.suffix = { LD_PRELOAD: shim.library };
+  const startNs = monotonicNs();
+  using target = launch(shim.exec, plan.target.words, changes);
+  own.target = target.pid;
+
+  const early = await Promise.race([target.ended, Bun.sleep(SETTLE_MS)]);
+  if (early !== undefined && ready === null && region.load32(header.slots_used) === 0) {
+    const durationNs = Number(monotonicNs() - startNs);
+    return {
+      session,
+      durationNs,
+      ending: early,
+      processes: 0,
+      denials: 0,
+      lostEvents: 0,
+      gpus: [],
+    };
+  }
+  const { supervise } = await import("./supervision.ts");
+  const sinks = ready ?? (await audience.open());
+  const openNvml = () => (isDriven ? nvml.open() : null);
+  return await supervise({ region, session, target, startNs, openNvml, sinks });
+}
+
+/** One line for each way in which limits will not hold. Throws VgpuError for a missing driver with `--require-gpu`. */
+function warn({ requireGpu, report, target }: Plan, isDriven: boolean): void {
+  if (!isDriven && requireGpu) {
+    throw new VgpuError("no NVIDIA driver here (no libcuda.so.1, no /dev/nvidiactl)", {
+      hint: "use --sim for a simulated GPU",
+    });
+  }
+  if (report.quiet) return;
+  if (!isDriven) say("no NVIDIA driver here, nothing to limit; --sim gives a simulated GPU");
+  const obstacle = findObstacle(target.words[0] ?? "");
+  if (obstacle !== null) say(obstacle);
+}
+
+/** What the region starts with, and what changes in the target's environment. */
+async function prepare(
+  plan: Plan,
+  shim: Shim,
+  simulation: Simulation | null,
+  isDriven: boolean,
+  nvml: NvmlOnDemand,
+) {
+  const { needsCards, resolveContent, visibleDevices } = await import("./devices.ts");
+  const changes: Changes = {
+    set: { ...plan.env, ...simulation?.set },
+    prefix: { ...simulation?.prefix },
+  };
+  if (!isDriven)
+    return { content: resolveContent({ ...plan, limits: UNLIMITED }, [], new Map()), changes };
+
+  const costs = hasMemoryLimit(plan) ? await learnCosts(shim, simulation) : new Map();
+  const cards = needsCards(plan) ? nvml.open()?.cards : [];
+  if (cards === undefined) {
+    throw new VgpuError(
+      "NVML is needed for --gpu, single GPUs and percentages, and it does not start",
+      { hint: "does nvidia-smi work?" },
+    );
+  }
+  if (plan.gpu !== null) changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
+  return { content: resolveContent(plan, cards, costs), changes };
+}
+
+const UNLIMITED: Plan["limits"] = { all: null, gpus: new Map() };
+
+function hasMemoryLimit({ limits: { all, gpus } }: Plan): boolean {
+  return all?.memBytes != null || [...gpus.values()].some(({ memBytes }) => memBytes !== null);
+}
+
+async function learnCosts(shim: Shim, simulation: Simulation | null): Promise<ContextCosts> {
+  const { learnContextCosts } = await import("./context-table.ts");
+  const env = {
+    ...process.env,
+    CUDA_VISIBLE_DEVICES: undefined,
+    ...simulation?.set,
+    ...simulation?.probe,
+  };
+  return learnContextCosts({ command: [shim.probe], env, domain: simulation?.domain ?? "" });
+}
+
+async function showSummary(summary: Summary, { report }: Plan): Promise<void> {
+  const { formatSummary, formatSummaryJson, wasEnforced } = await import("./report/summary.ts");
+  if (report.json) return console.error(formatSummaryJson(summary));
+  if (!wasEnforced(summary) && report.verbose === 0) return;
+  const { paintFor } = await import("./report/drawing.ts");
+  formatSummary(summary, paintFor(2)).forEach(say);
+}
+
+/** The region while this process is responsible for it: gone with the session, or left to the processes that outlive it. */
+class Owned implements AsyncDisposable {
+  target = 0;
+  readonly region;
+  readonly session;
+  readonly #own: OwnRegion;
+  readonly #madeAt = Date.now();
+
+  constructor(own: OwnRegion) {
+    this.#own = own;
+    this.region = own.region;
+    this.session = own.session;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const isLeft =
+      this.target !== 0 && hasMembers(this.region, this.target, Date.now() - this.#madeAt);
+    if (isLeft) this.#own.leave();
+    else this.#own.remove();
+  }
+}
+
+/** NVML, opened by the first who needs it. */
+class NvmlOnDemand implements Disposable {
+  #nvml: Nvml | null | undefined;
+  readonly #simulation: Simulation | null;
+
+  constructor(simulation: Simulation | null) {
+    this.#simulation = simulation;
+  }
+
+  open(): Nvml | null {
+    if (this.#nvml === undefined) {
+      const { Nvml } = require("./nvml.ts") as typeof import("./nvml.ts");
+      this.#nvml = this.#simulation === null ? Nvml.open() : this.#simulation.openNvml(Nvml.open);
+    }
+    return this.#nvml;
+  }
+
+  [Symbol.dispose](): void {
+    this.#nvml?.[Symbol.dispose]();
+  }
+}

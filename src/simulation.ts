@@ -1,0 +1,32 @@
+import { setForLibraries } from "./environment.ts";
+import type { Nvml } from "./nvml.ts";
+
+/** The simulated GPU's libraries, and what makes a process find them. */
+export interface Simulation {
+  /** Environment of the target. */
+  set: Record<string, string>;
+  prefix: Record<string, string>;
+  /** The same for our own helpers, which get a whole environment. */
+  probe: Record<string, string>;
+  /** Keeps what is learnt about it apart from real cards. */
+  domain: string;
+  openNvml(open: typeof Nvml.open): Nvml | null;
+}
+
+/** Builds the simulated driver on first use. */
+export async function findSimulation(card: string): Promise<Simulation> {
+  const { findSimulatedLibraries } = await import("./shim.ts");
+  const directory = await findSimulatedLibraries();
+  const set = { VGPU_SIM_CARD: card };
+  const rest = process.env["LD_LIBRARY_PATH"];
+  return {
+    set,
+    prefix: { LD_LIBRARY_PATH: directory },
+    probe: { LD_LIBRARY_PATH: rest ? `${directory}:${rest}` : directory },
+    domain: `sim ${card}`,
+    openNvml(open) {
+      setForLibraries(set);
+      return open(`${directory}/libnvidia-ml.so.1`);
+    },
+  };
+}

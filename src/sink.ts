@@ -1,0 +1,63 @@
+import { fstatSync, openSync, writeSync } from "node:fs";
+import { VgpuError } from "./errors.ts";
+import { isTerminal } from "./libc.ts";
+import { readLauncher } from "./launcher.ts";
+import type { Plan } from "./limits.ts";
+import { paintFor } from "./report/drawing.ts";
+import { formatJson, formatPretty, type Frame } from "./report/events.ts";
+import type { Event } from "./ring.ts";
+
+/** Takes one event; never throws. */
+export type Sink = (event: Event, seq: number, frame: Frame) => void;
+
+/** Where the plan wants events: a form on stderr, NDJSON in a file, both, or nothing. Throws VgpuError for a file that cannot be written. */
+export function openSinks({ events, report }: Plan): Sink[] {
+  const sinks: Sink[] = [];
+  const usual = isTerminal(2) && !report.quiet ? "pretty" : "none";
+  const format = events.format === "auto" ? usual : events.format;
+  if (format === "json") sinks.push(jsonSink(2));
+  if (format === "pretty") {
+    const paint = paintFor(2);
+    sinks.push((event, _, frame) => {
+      if (report.verbose > 0 || !isRoutine(event)) writeLine(2, formatPretty(event, frame, paint));
+    });
+  }
+  if (events.file !== null) sinks.push(jsonSink(openEventsFile(events.file)));
+  return sinks;
+}
+
+/** What happens in every session is no news to a person. */
+export const isRoutine = ({ kind }: Event): boolean =>
+  kind.startsWith("session.") || kind.startsWith("process.");
+
+function jsonSink(fd: number): Sink {
+  return (event, seq, frame) => writeLine(fd, formatJson(event, seq, frame));
+}
+
+/** `fd:N` is the caller's descriptor N; a file is appended to. */
+function openEventsFile(file: string): number {
+  const number = file.match(/^fd:(\d+)$/)?.[1];
+  try {
+    if (number === undefined) return openSync(file, "a", 0o666);
+    const fd = Number(number);
+    fstatSync(fd);
+    const launcher = readLauncher();
+    if (launcher === null || launcher.descriptors.includes(fd)) return fd;
+    throw { code: "EBADF" };
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new VgpuError(
+      `--events-file ${file}: ${code === "EBADF" ? "this descriptor is not open" : `cannot write it (${code})`}`,
+      {
+        hint: "good forms: events.ndjson, fd:3 with 3>events.ndjson",
+      },
+    );
+  }
+}
+
+/** Events never stop the session: a reader that has gone or is full loses lines. */
+function writeLine(fd: number, line: string): void {
+  try {
+    writeSync(fd, `${line}\n`);
+  } catch {}
+}

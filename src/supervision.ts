@@ -1,0 +1,113 @@
+import { Census } from "./census.ts";
+import { EventFeed } from "./events.ts";
+import type { Ending, Target } from "./launch.ts";
+import { header } from "./layout.gen.ts";
+import { monotonicNs } from "./libc.ts";
+import type { Nvml } from "./nvml.ts";
+import type { Region } from "./region.ts";
+import type { Summary } from "./report/summary.ts";
+import type { Event } from "./ring.ts";
+import type { Sink } from "./sink.ts";
+import { nameSignal } from "./signals.ts";
+import { Watch } from "./watch.ts";
+
+/** A started session, as far as watching it goes. */
+export interface Started {
+  region: Region;
+  session: string;
+  target: Target;
+  startNs: bigint;
+  openNvml: () => Nvml | null;
+  sinks: Sink[];
+}
+
+/** Stays with the session until its target has ended: hands on events, frees the slots of the dead, audits. */
+export async function supervise({
+  region,
+  session,
+  target,
+  startNs,
+  openNvml,
+  sinks,
+}: Started): Promise<Summary> {
+  const census = new Census(region);
+  const feed = new EventFeed(region);
+  const watch = new Watch(region, census, feed, openNvml);
+  const publish = (kind: string, values: Event["values"], pid = target.pid, name = "") =>
+    feed.publish({ pid, gpu: null, kind, api: null, name, values });
+  feed.publish({
+    monoNs: startNs,
+    pid: target.pid,
+    gpu: null,
+    kind: "session.start",
+    api: null,
+    name: "",
+    values: {},
+  });
+
+  const frame = {
+    session,
+    startMonoNs: region.load64(header.start_mono_ns),
+    startWallNs: region.load64(header.start_wall_ns),
+  };
+  let seq = 0;
+  let firstAttachNs: bigint | null = null;
+  const pump = async () => {
+    for await (const event of feed) {
+      if (event.kind === "process.attach") {
+        firstAttachNs ??= event.monoNs;
+        watch.nudge();
+      }
+      // A process's own goodbye is told when its slot is free and the cause is known.
+      if (event.kind === "process.exit" && !("cause" in event.values))
+        watch.cleanExits.add(event.pid);
+      else for (const sink of sinks) sink(event, ++seq, frame);
+    }
+  };
+  const pumping = pump();
+  const watching = watch.run(target.pid);
+
+  const ending = await target.ended;
+  const endNs = monotonicNs();
+  watch.stop();
+  for (const { pid, name } of census.update()) {
+    const cause = watch.cleanExits.has(pid) ? "exit" : "unknown";
+    publish("process.exit", pid === target.pid ? describe(ending) : { cause }, pid, name);
+  }
+  watch.reportThrottling(0n);
+  const durationNs = Number(endNs - startNs);
+  publish("session.end", { ...describe(ending), duration_ns: durationNs, lost: feed.lost });
+  feed.close();
+  await Promise.all([pumping, watching]);
+
+  const activeNs = Math.max(1, Number(endNs - (firstAttachNs ?? startNs)));
+  const gpus = census.devices().map((device) => {
+    const { uuid, memLimit, peakBytes, denials, sharePercent, chargedNs: gpuNs } = device;
+    const realisedPercent = (gpuNs / activeNs) * 100;
+    return {
+      uuid,
+      memLimit,
+      peakBytes,
+      denials,
+      sharePercent,
+      gpuNs,
+      realisedPercent,
+      ...census.totals(device.index),
+    };
+  });
+  const denials = gpus.reduce((sum, gpu) => sum + gpu.denials, 0);
+  return {
+    session,
+    durationNs,
+    ending,
+    processes: census.joined,
+    denials,
+    lostEvents: feed.lost,
+    gpus,
+  };
+}
+
+function describe(ending: Ending): Event["values"] {
+  if ("status" in ending) return { cause: "exit", status: ending.status };
+  return { cause: "signal", signal: nameSignal(ending.signal) };
+}

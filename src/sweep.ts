@@ -1,0 +1,70 @@
+import * as layout from "./layout.gen.ts";
+import { closeFile, listDirectory, OPEN, openFile, readHead, removeFile, tryLock } from "./libc.ts";
+import { isPresent, lastPid, listProcesses, readProcess, someCarryVariable } from "./process.ts";
+import { type Region, slotOffset } from "./region.ts";
+
+/** Removes what dead sessions left in the state directory. Costs one directory read when there is nothing. */
+export function sweep(directory: string): void {
+  const names = listDirectory(directory) ?? [];
+  for (const name of names) {
+    const path = `${directory}/${name}`;
+    const unfinished = name.match(/\.(\d+)\.new$/);
+    if (unfinished !== null) {
+      if (readProcess(Number(unfinished[1])) === null) removeFile(path);
+    } else if (name.endsWith(".bell")) {
+      if (!hasRegion(directory, name)) removeFile(path);
+    } else if (/^[0-9a-z]{6}$/.test(name) && !isInUse(path)) {
+      removeFile(`${path}.bell`);
+      removeFile(path);
+    }
+  }
+}
+
+/** A session may have been made since the directory was read; its file is there before its fifo. */
+function hasRegion(directory: string, bell: string): boolean {
+  return listDirectory(directory)?.includes(bell.slice(0, -".bell".length)) ?? false;
+}
+
+/** True while its supervisor lives, a process has joined it (each holds a shared lock), or one could still join. */
+function isInUse(path: string): boolean {
+  const fd = openFile(path, OPEN.readWrite);
+  if (fd < 0) return false; // gone already
+  try {
+    const bytes = readHead(path, layout.header.bytes);
+    if (bytes !== null && bytes.length >= layout.header.bytes) {
+      const header = new DataView(bytes.buffer);
+      const pid = header.getUint32(layout.header.supervisor_pid, true);
+      const startTime = header.getBigUint64(layout.header.supervisor_start, true);
+      if (pid !== 0 && isPresent(pid, startTime)) return true;
+    }
+    return (
+      !tryLock(fd, "exclusive") ||
+      someCarryVariable(listProcesses().filter(isOther), `VGPU_REGION=${path}`)
+    );
+  } finally {
+    closeFile(fd);
+  }
+}
+
+const isOther = (pid: number) => pid !== process.pid;
+
+/**
+ * True if processes of the session outlive its target: they hold a slot, or carry VGPU_REGION and could
+ * still claim one. `target` and the clock bound the search: a session of less than a second can only
+ * have children with pids after its target's.
+ */
+export function hasMembers(region: Region, target: number, sessionMs: number): boolean {
+  const used = region.load32(layout.header.slots_used);
+  for (let slot = 0; slot < used; slot++) {
+    const at = slotOffset(slot);
+    const owner = region.load64(at + layout.slot.owner);
+    if (Number(owner & 0xffn) === layout.SLOT.FREE) continue;
+    const pid = Number(owner >> 32n);
+    if (pid !== target && isPresent(pid, region.load64(at + layout.slot.start_time))) return true;
+  }
+  const last = lastPid();
+  const isShort = sessionMs < 1000 && last >= target;
+  if (isShort && last === target) return false;
+  const candidates = listProcesses().filter((pid) => isOther(pid) && (!isShort || pid > target));
+  return someCarryVariable(candidates, `VGPU_REGION=${region.path}`);
+}

@@ -1,0 +1,79 @@
+import { describe, expect, test } from "bun:test";
+import { needsCards, resolveContent, visibleDevices } from "../src/devices.ts";
+import type { GpuLimit, Plan } from "../src/limits.ts";
+import type { Card } from "../src/nvml.ts";
+
+const GIB = 1024 ** 3;
+const CARDS: Card[] = [
+  { index: 0, uuid: "GPU-aaaa1111-0000-0000-0000-000000000000", name: "A", totalBytes: 100 * GIB },
+  { index: 1, uuid: "GPU-aaaa2222-0000-0000-0000-000000000000", name: "B", totalBytes: 10 * GIB },
+];
+
+function plan(
+  all: GpuLimit | null,
+  gpus: [string, GpuLimit][] = [],
+  gpu: string[] | null = null,
+): Plan {
+  return { limits: { all, gpus: new Map(gpus) }, gpu } as Plan;
+}
+
+const limit = (memBytes: GpuLimit["memBytes"], sharePercent: number | null = null): GpuLimit => ({
+  memBytes,
+  sharePercent,
+});
+
+test("a plain limit needs no look at the cards and holds for each", () => {
+  const asked = plan(limit({ bytes: 4 * GIB }, 12.5));
+  expect(needsCards(asked)).toBe(false);
+  expect(resolveContent(asked, [], new Map())).toEqual({
+    memLimit: 4 * GIB,
+    sharePpm: 125_000,
+    contextBytes: 0,
+    audit: true,
+    devices: [],
+  });
+});
+
+test("a percentage is of each card's own memory", () => {
+  const asked = plan(limit({ percent: 50 }));
+  expect(needsCards(asked)).toBe(true);
+  const { memLimit, devices } = resolveContent(asked, CARDS, new Map());
+  expect(memLimit).toBeNull();
+  expect(devices.map((device) => device.memLimit)).toEqual([50 * GIB, 5 * GIB]);
+});
+
+test("named cards get theirs, by number or by the beginning of the UUID, the rest no limit", () => {
+  const asked = plan(null, [["1", limit({ bytes: GIB }, 10)]]);
+  const costs = new Map([[CARDS[1]!.uuid, 500]]);
+  expect(resolveContent(asked, CARDS, costs)).toEqual({
+    memLimit: null,
+    sharePpm: 1_000_000,
+    contextBytes: 500,
+    audit: true,
+    devices: [{ uuid: CARDS[1]!.uuid, memLimit: GIB, sharePpm: 100_000, contextBytes: 500 }],
+  });
+  const byUuid = resolveContent(plan(null, [["gpu-AAAA2", limit({ bytes: GIB })]]), CARDS, costs);
+  expect(byUuid.devices.map(({ uuid }) => uuid)).toEqual([CARDS[1]!.uuid]);
+});
+
+test("the largest context cost holds for cards the region does not name", () => {
+  const costs = new Map([
+    ["GPU-a", 1],
+    ["GPU-b", 3],
+  ]);
+  expect(resolveContent(plan(null), [], costs).contextBytes).toBe(3);
+});
+
+describe("--gpu", () => {
+  test("becomes UUIDs in the order asked for", () => {
+    expect(visibleDevices(["1", "GPU-aaaa1"], CARDS)).toBe(`${CARDS[1]!.uuid},${CARDS[0]!.uuid}`);
+  });
+
+  test.each([
+    ["2", "there is no GPU '2'"],
+    ["GPU-ffff", "there is no GPU 'GPU-ffff'"],
+    ["GPU-aaaa", "GPU 'GPU-aaaa' means more than one"],
+  ])("%s is refused", (key, message) => {
+    expect(() => visibleDevices([key], CARDS)).toThrow(message);
+  });
+});

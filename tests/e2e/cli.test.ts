@@ -1,0 +1,201 @@
+import { describe, expect, test } from "bun:test";
+import about from "../../package.json";
+import { folder, PLAIN, vgpu } from "../vgpu.ts";
+
+describe("help and version go to stdout, status 0", () => {
+  test.each([
+    [[], "Usage: vgpu run [flags] [--] COMMAND"],
+    [["--help"], "Usage: vgpu run [flags] [--] COMMAND"],
+    [["-h"], "Usage: vgpu run [flags] [--] COMMAND"],
+    [["help"], "Usage: vgpu run [flags] [--] COMMAND"],
+    [["help", "run"], "--require-gpu"],
+    [["run", "--help"], "--require-gpu"],
+    [["run", "--mem", "4g", "-h"], "--require-gpu"],
+    [["help", "profile"], "vgpu profile list | show NAME | check NAME..."],
+    [["profile", "--help"], "vgpu profile list | show NAME | check NAME..."],
+    [["help", "exit-codes"], "125  vgpu itself failed"],
+    [["--version"], `vgpu ${about.version}\n`],
+    [["-V"], `vgpu ${about.version}\n`],
+  ])("%j", (words, text) => {
+    const { status, stdout, stderr } = vgpu(words);
+    expect([status, stderr]).toEqual([0, ""]);
+    expect(stdout).toContain(text);
+    expect(stdout).not.toContain("\x1b");
+  });
+
+  test("two examples stand right after the usage line", () => {
+    const lines = vgpu([]).stdout.split("\n");
+    expect(lines[2]).toBe("Examples:");
+    expect(lines.slice(3, 5).every((line) => line.startsWith("  vgpu run "))).toBe(true);
+  });
+});
+
+describe("mistakes: one line on stderr, status 125", () => {
+  test.each<[string[], string]>([
+    [["run"], "vgpu: run: no command given; write vgpu run [flags] -- COMMAND [ARGUMENT...]"],
+    [["run", "--"], "vgpu: run: no command given"],
+    [["rnu", "x"], "vgpu: unknown command 'rnu' (did you mean run?)"],
+    [["constructor"], "vgpu: unknown command 'constructor'"],
+    [["--mem", "4g", "x"], "vgpu: unknown flag '--mem'; flags stand after the subcommand"],
+    [["run", "--memm", "4g", "x"], "vgpu: unknown flag '--memm' (did you mean --mem?)"],
+    [["run", "--mem"], "vgpu: --mem needs a value"],
+    [["run", "--mem", "4096", "x"], "vgpu: --mem: '4096' is not a size; good forms: 4g"],
+    [["run", "--mem", "4g\n\x1b[31m", "x"], "vgpu: --mem: '4g\\x0a\\x1b[31m' is not a size"],
+    [["run", "--sm", "0", "x"], "vgpu: --sm: '0' is not a share in percent"],
+    [["run", "--profile", "haff", "x"], "vgpu: --profile: no profile 'haff' (did you mean half?)"],
+    [["run", "--profile", "./none.yaml", "x"], "vgpu: ./none.yaml:1:1: cannot be read (ENOENT)"],
+    [["profile"], "vgpu: profile: wrong number of words for profile; write vgpu profile list"],
+    [["profile", "shwo", "half"], "vgpu: profile: unknown action 'shwo' (did you mean show?)"],
+    [["profile", "show"], "vgpu: profile: wrong number of words for show"],
+    [["help", "exit-code"], "vgpu: unknown topic 'exit-code' (did you mean exit-codes?)"],
+  ])("%j", (words, line) => {
+    const { status, stdout, stderr } = vgpu(words);
+    expect([status, stdout]).toEqual([125, ""]);
+    expect(stderr).toStartWith(line);
+    expect(stderr.trimEnd().split("\n")).toHaveLength(1);
+  });
+
+  test("a variable is named like a flag", () => {
+    const { status, stderr } = vgpu(["run", "x"], { env: { ...PLAIN, VGPU_SM: "200" } });
+    expect([status, stderr]).toEqual([
+      125,
+      "vgpu: VGPU_SM: '200' is not a share in percent; good forms: 25, 12.5, none; more than 0, at most 100\n",
+    ]);
+  });
+});
+
+describe("--dry-run", () => {
+  test("shows limits with their sources, environment and command, and starts nothing", () => {
+    using here = folder({ ".vgpu/team.yaml": 'compute: 30\nenv: {A: "b c"}\n' });
+    const env = { ...PLAIN, VGPU_PROFILE: "team", VGPU_EVENTS: "json", LD_PRELOAD: "" };
+    const words = [
+      "run",
+      "--mem",
+      "4g,1=50%",
+      "--gpu",
+      "0,1",
+      "--dry-run",
+      "sh",
+      "-c",
+      "touch started",
+      "--mem",
+      "9g",
+    ];
+    const { status, stdout, stderr } = vgpu(words, { env, cwd: here.path });
+    expect([status, stderr]).toEqual([0, ""]);
+    const shown = stdout.replaceAll(/ {2,}/g, "  ").split("\n");
+    for (const line of [
+      "memory  4 GiB  flag --mem",
+      "compute  30 % of GPU time  profile team",
+      "GPU 1: memory  50 % of the device  flag --mem",
+      "GPU 1: compute  30 % of GPU time  profile team",
+      "GPUs  0, 1  flag --gpu",
+      "events  json  environment VGPU_EVENTS",
+      "profile  team  .vgpu/team.yaml",
+      "  A=b c",
+      "  CUDA_VISIBLE_DEVICES=<UUIDs of 0,1>",
+      "  sh -c 'touch started' --mem 9g",
+    ]) {
+      expect(shown).toContain(line);
+    }
+    expect(Bun.spawnSync(["ls", "-A", here.path]).stdout.toString()).toBe(".vgpu\n");
+  });
+
+  test("--json gives the same as numbers", () => {
+    const { status, stdout } = vgpu([
+      "run",
+      "--sim=rtx3080",
+      "--mem",
+      "4GB",
+      "--sm",
+      "0=12.5",
+      "--dry-run",
+      "--json",
+      "a b",
+    ]);
+    expect(status).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({
+      limits: {
+        all: { memory_bytes: 4e9, share_percent: null },
+        gpus: { "0": { memory_bytes: 4e9, share_percent: 12.5 } },
+      },
+      sim: "rtx3080",
+      sources: { mem: "flag", "sm.0": "flag", sm: "default", sim: "flag" },
+      argv: ["a b"],
+      notes: ["compute is limited on GPU 0 only; other GPUs are unlimited"],
+    });
+  });
+
+  test("notes go to stderr unless quiet", () => {
+    const words = ["run", "--mem", "0=4g", "--dry-run"];
+    expect(vgpu([...words, "x"]).stderr).toBe(
+      "vgpu: memory is limited on GPU 0 only; other GPUs are unlimited\n",
+    );
+    expect(vgpu([...words, "-q", "x"]).stderr).toBe("");
+  });
+
+  test("a profile key that is not enforced is refused", () => {
+    using here = folder({ "p.yaml": "compute: {share: 10, burst: 50}\n" });
+    const { status, stderr } = vgpu(["run", "--profile", "./p.yaml", "--dry-run", "x"], {
+      cwd: here.path,
+    });
+    expect([status, stderr]).toEqual([
+      125,
+      "vgpu: profile ./p.yaml: compute.burst is not available in this version of vgpu; remove it from ./p.yaml\n",
+    ]);
+  });
+});
+
+describe("vgpu profile", () => {
+  test("list shows which file wins", () => {
+    using here = folder({
+      ".vgpu/half.yaml": "description: ours\n",
+      ".vgpu/bad.yaml": "memory: 4\n",
+    });
+    const rows = JSON.parse(
+      vgpu(["profile", "list", "--json"], { cwd: here.path }).stdout,
+    ) as Record<string, string | null>[];
+    expect(rows.find(({ name }) => name === "bad")?.["problem"]).toStartWith(
+      ".vgpu/bad.yaml:1:9: memory: 4, expected",
+    );
+    expect(rows.filter(({ name }) => name === "half").map((row) => row["shadowed_by"])).toEqual([
+      null,
+      ".vgpu/half.yaml",
+    ]);
+    expect(vgpu(["profile", "list"], { cwd: here.path }).stdout).toMatch(
+      /^half +ours +\.vgpu\/half\.yaml$/m,
+    );
+  });
+
+  test("show prints a profile that reads back the same", () => {
+    const { stdout } = vgpu(["profile", "show", "notebook"]);
+    using here = folder({ "copy.yaml": stdout });
+    const resolved = (name: string): unknown => {
+      const { limits, environment } = JSON.parse(
+        vgpu(["run", "--profile", name, "--dry-run", "--json", "x"]).stdout,
+      );
+      return { limits, environment };
+    };
+    expect(resolved(`${here.path}/copy.yaml`)).toEqual(resolved("notebook"));
+  });
+
+  test("check names every problem", () => {
+    using here = folder({ "p.yaml": "memry: 1g\ncompute: 0\n" });
+    const { status, stdout, stderr } = vgpu(["profile", "check", "./p.yaml", "half"], {
+      cwd: here.path,
+    });
+    expect([status, stdout]).toEqual([125, "half: ok\n"]);
+    expect(stderr.split("\n").map((line) => line.slice(0, 20))).toEqual([
+      "vgpu: ./p.yaml:1:1: ",
+      "vgpu: ./p.yaml:2:10:",
+      "",
+    ]);
+  });
+});
+
+test("cli.ts works without the launcher", () => {
+  const { exitCode, stdout } = Bun.spawnSync([`${import.meta.dir}/../../cli.ts`, "--version"], {
+    env: { ...PLAIN, PATH: `${import.meta.dir}/../../node_modules/.bin:/usr/bin:/bin` },
+  });
+  expect([exitCode, stdout.toString()]).toEqual([0, `vgpu ${about.version}\n`]);
+});

@@ -1,0 +1,138 @@
+/* What a hooked call costs: in one process, blocks of 1,000 calls through the hook and through the
+ * driver's own function in turn; the difference of the block means, its median and 95 % interval.
+ * Run it under `vgpu run` (it says so if the two pointers are the same).
+ *     cost launch|alloc|async|create [blocks]      one JSON line
+ * launch: empty kernels back to back, each block after 100 ms idle (see design: limited launches). */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "../../shim/cuda_abi.h"
+#include "../../shim/elf.h"
+
+#define CALLS 1000
+#define MAX_BLOCKS 200
+
+static const char ptx[] = ".version 7.0\n.target sm_50\n.address_size 64\n"
+                          ".visible .entry nop() { ret; }\n";
+
+static double now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e9 + (double)t.tv_nsec;
+}
+
+static void *hooked(const char *name) { return dlsym(dlopen("libcuda.so.1", RTLD_NOW), name); }
+
+struct wanted {
+    const char *name;
+    void *found;
+};
+
+static bool in_driver(const struct vgpu_elf *elf, void *argument) {
+    struct wanted *wanted = argument;
+    if (strcmp(elf->soname, "libcuda.so.1") == 0) wanted->found = vgpu_elf_symbol(elf, wanted->name);
+    return wanted->found != NULL;
+}
+
+/* Past the shim, which swaps what dlsym answers: read from the driver's own symbol table. */
+static void *driver_own(const char *name) {
+    struct wanted wanted = {.name = name};
+    vgpu_elf_each(in_driver, &wanted);
+    return wanted.found;
+}
+
+static void must(CUresult result, const char *what) {
+    if (result == CUDA_SUCCESS) return;
+    fprintf(stderr, "cost: %s: error %d\n", what, (int)result);
+    exit(3);
+}
+
+static CUfunction nop;
+static CUmemAllocationProp prop = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                   .location = {.type = CU_MEM_LOCATION_TYPE_DEVICE, .id = 0}};
+
+struct calls {
+    typeof(&cuLaunchKernel) launch;
+    typeof(&cuMemAlloc_v2) alloc;
+    typeof(&cuMemFree_v2) release;
+    typeof(&cuMemAllocAsync) alloc_async;
+    typeof(&cuMemFreeAsync) free_async;
+    typeof(&cuMemCreate) create;
+    typeof(&cuMemRelease) drop;
+};
+
+static void find(struct calls *calls, void *(*symbol)(const char *)) {
+    *(void **)&calls->launch = symbol("cuLaunchKernel");
+    *(void **)&calls->alloc = symbol("cuMemAlloc_v2");
+    *(void **)&calls->release = symbol("cuMemFree_v2");
+    *(void **)&calls->alloc_async = symbol("cuMemAllocAsync");
+    *(void **)&calls->free_async = symbol("cuMemFreeAsync");
+    *(void **)&calls->create = symbol("cuMemCreate");
+    *(void **)&calls->drop = symbol("cuMemRelease");
+}
+
+static double block(const char *what, const struct calls *calls, CUstream stream) {
+    CUdeviceptr p;
+    CUmemGenericAllocationHandle handle;
+    if (!strcmp(what, "launch")) {
+        must(cuStreamSynchronize(stream), "sync");
+        struct timespec pause = {.tv_nsec = 100000000};
+        nanosleep(&pause, NULL);
+    }
+    double begin = now_ns();
+    for (int i = 0; i < CALLS; i++) {
+        if (!strcmp(what, "launch")) must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), what);
+        else if (!strcmp(what, "alloc")) must(calls->alloc(&p, 65536), what), must(calls->release(p), what);
+        else if (!strcmp(what, "async")) must(calls->alloc_async(&p, 1 << 20, stream), what), must(calls->free_async(p, stream), what);
+        else must(calls->create(&handle, 2 << 20, &prop, 0), what), must(calls->drop(handle), what);
+    }
+    return (now_ns() - begin) / CALLS;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "launch";
+    int blocks = argc > 2 ? atoi(argv[2]) : 30;
+    if (blocks > MAX_BLOCKS) blocks = MAX_BLOCKS;
+    struct calls ours, theirs;
+    find(&ours, hooked);
+    must(((typeof(&cuInit))hooked("cuInit"))(0), "cuInit");
+    find(&theirs, driver_own);
+    if (!theirs.launch) return fprintf(stderr, "cost: the driver's own functions were not found\n"), 3;
+    CUcontext context;
+    CUmodule module;
+    CUstream stream;
+    CUdeviceptr beside;
+    must(((typeof(&cuDevicePrimaryCtxRetain))hooked("cuDevicePrimaryCtxRetain"))(&context, 0), "retain");
+    must(cuCtxSetCurrent(context), "set current");
+    must(cuModuleLoadData(&module, ptx), "module");
+    must(cuModuleGetFunction(&nop, module, "nop"), "function");
+    must(cuStreamCreate(&stream, 1), "stream");
+    must(ours.alloc(&beside, 65536), "alloc"); /* a live block of the same 2 MiB */
+    block(what, &ours, stream);
+    block(what, &theirs, stream);
+    static double added[MAX_BLOCKS], native[MAX_BLOCKS];
+    for (int i = 0; i < blocks; i++) {
+        double first = block(what, i % 2 ? &ours : &theirs, stream);
+        double second = block(what, i % 2 ? &theirs : &ours, stream);
+        added[i] = i % 2 ? first - second : second - first;
+        native[i] = i % 2 ? second : first;
+    }
+    qsort(added, (size_t)blocks, sizeof *added, by_value);
+    qsort(native, (size_t)blocks, sizeof *native, by_value);
+    /* 95 % interval of the median by order statistics. */
+    int half = (int)(0.98 * sqrt(blocks) + 0.5), low = blocks / 2 - half, high = blocks / 2 + half;
+    printf("{\"what\": \"%s\", \"hooked\": %s, \"native_ns\": %.1f, \"added_ns\": %.1f, \"low\": %.1f, \"high\": %.1f, \"blocks\": %d}\n",
+           what, ours.launch != theirs.launch ? "true" : "false", native[blocks / 2], added[blocks / 2],
+           added[low < 0 ? 0 : low], added[high >= blocks ? blocks - 1 : high], blocks);
+    return 0;
+}

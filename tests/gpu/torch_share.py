@@ -1,0 +1,150 @@
+"""PyTorch loads for the share table: one JSON line each, {"load", "rate", "busy"}.
+
+rate: iterations a second over a window that ends when the GPU has drained.
+busy: share of wall time with our work on the GPU, by timed events around each iteration, pauses up to
+      100 us filled (for loads whose native rate is limited by power, not by time).
+Usage: torch_share.py [--seconds 3] [load ...]
+"""
+import json
+import sys
+import time
+
+import torch
+
+SECONDS = 3.0
+
+
+def elementwise():
+    x = torch.ones(1 << 24, device="cuda")
+    return lambda: x.add_(1e-6)
+
+
+def matmul_fp32():
+    torch.backends.cuda.matmul.allow_tf32 = False
+    a, b = torch.randn(1024, 1024, device="cuda"), torch.randn(1024, 1024, device="cuda")
+    c = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=c)
+
+
+def cuda_graph():
+    a = torch.randn(256, 256, device="cuda")
+    layers = [torch.nn.Linear(256, 256, device="cuda") for _ in range(48)]
+
+    def step(x):
+        with torch.no_grad():
+            for layer in layers:
+                x = torch.relu(layer(x))
+        return x
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(a)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(a)
+    return graph.replay
+
+
+def compiled():
+    model = torch.nn.Sequential(
+        torch.nn.Linear(2048, 2048), torch.nn.GELU(), torch.nn.LayerNorm(2048), torch.nn.Linear(2048, 2048)
+    ).cuda()
+    x = torch.randn(512, 2048, device="cuda")
+    fast = torch.compile(model)
+
+    def step():
+        with torch.no_grad():
+            fast(x)
+
+    for _ in range(3):
+        step()
+    return step
+
+
+def matmul_bf16():
+    a = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    b = torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16)
+    c = torch.empty_like(a)
+    return lambda: torch.mm(a, b, out=c)
+
+
+LOADS = {f.__name__: f for f in (elementwise, matmul_fp32, cuda_graph, compiled, matmul_bf16)}
+
+
+def window(step, seconds, batch):
+    """Iterations a second; keeps at most two batches queued."""
+    done, events = 0, [torch.cuda.Event(), torch.cuda.Event()]
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    turn = 0
+    while time.perf_counter() - begin < seconds:
+        for _ in range(batch):
+            step()
+        done += batch
+        events[turn % 2].record()
+        turn += 1
+        if turn > 1:
+            events[turn % 2].synchronize()
+    torch.cuda.synchronize()
+    return done / (time.perf_counter() - begin)
+
+
+def occupancy(step, seconds):
+    """Percent of wall time occupied, from timed events around each iteration."""
+    spans = []
+    torch.cuda.synchronize()
+    zero = torch.cuda.Event(enable_timing=True)
+    zero.record()
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        step()
+        end.record()
+        spans.append((start, end))
+        if len(spans) > 2:
+            spans[-3][1].synchronize()
+    torch.cuda.synchronize()
+    wall = (time.perf_counter() - begin) * 1e3
+    times = [(zero.elapsed_time(s), zero.elapsed_time(e)) for s, e in spans]
+    # An event recorded into an idle stream is stamped at once, so a launch that was held back
+    # would look busy from its start event: the kernel's own length (the shortest) ends each span.
+    length = sorted(e - s for s, e in times)[len(times) // 10]
+    total, close = 0.0, None
+    for _, e in times:
+        s = e - length
+        if close is not None and s - close <= 0.1:
+            s = min(s, close)
+        total += e - (s if close is None else max(s, close))
+        close = e
+    return 100 * total / wall
+
+
+def main():
+    global SECONDS
+    names = sys.argv[1:]
+    if "--seconds" in names:
+        at = names.index("--seconds")
+        SECONDS = float(names[at + 1])
+        del names[at : at + 2]
+    for name in names or LOADS:
+        step = LOADS[name]()
+        for _ in range(10):
+            step()
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(20):
+            step()
+        torch.cuda.synchronize()
+        each = (time.perf_counter() - begin) / 20
+        batch = max(1, min(200, int(0.004 / each)))
+        window(step, 0.7, batch)
+        rate = window(step, SECONDS, batch)
+        busy = occupancy(step, SECONDS) if name == "matmul_bf16" else None
+        print(json.dumps({"load": name, "rate": rate, "busy": busy}), flush=True)
+
+
+main()

@@ -1,0 +1,172 @@
+import { describe, expect, test } from "bun:test";
+import { splitArgv } from "../src/argv.ts";
+import run from "../src/commands/run.ts";
+import { VgpuError } from "../src/errors.ts";
+import { type Plan, resolvePlan } from "../src/limits.ts";
+import type { Profile } from "../src/profile.ts";
+
+const GIB = 1024 ** 3;
+const bytes = (gib: number): { bytes: number } => ({ bytes: gib * GIB });
+
+function profile(part: Partial<Profile>): Profile {
+  const empty = {
+    files: ["p.yaml"],
+    description: null,
+    memory: {},
+    compute: {},
+    gpus: {},
+    events: {},
+    env: {},
+  };
+  return { name: "p", ...empty, ...part };
+}
+
+function plan(line: string, env: Record<string, string> = {}, from: Profile | null = null): Plan {
+  return resolvePlan(splitArgv([...line.split(" ").filter(Boolean), "cmd"], run.args), env, from);
+}
+
+function failure(line: string, env: Record<string, string> = {}): string {
+  try {
+    plan(line, env);
+  } catch (error) {
+    if (error instanceof VgpuError && error.exitCode === 125) return error.oneLine;
+  }
+  throw new Error(`no VgpuError for ${line}`);
+}
+
+describe("precedence: flag, environment, profile, default", () => {
+  const from = profile({
+    memory: { limit: bytes(1) },
+    compute: { share: 10 },
+    events: { format: "json", file: "e" },
+  });
+  test.each<[string, Record<string, string>, Profile | null, number | null, string]>([
+    ["--mem 4g", { VGPU_MEM: "3g" }, from, 4, "flag"],
+    ["", { VGPU_MEM: "3g" }, from, 3, "environment"],
+    ["", { VGPU_MEM: "" }, from, 1, "profile"],
+    ["", {}, from, 1, "profile"],
+    ["", {}, null, null, "default"],
+    ["--mem none", { VGPU_MEM: "3g" }, from, null, "flag"],
+  ])("%s %o", (line, env, under, gib, source) => {
+    const { limits, sources } = plan(line, env, under);
+    expect(limits.all?.memBytes ?? null).toEqual(gib === null ? null : bytes(gib));
+    expect(sources["mem"]).toBe(source as never);
+  });
+
+  test("events", () => {
+    expect(plan("", {}, from).events).toEqual({ format: "json", file: "e" });
+    expect(plan("--events none", { VGPU_EVENTS: "pretty" }, from).events.format).toBe("none");
+    expect(plan("", { VGPU_EVENTS_FILE: "fd:7" }, from).events.file).toBe("fd:7");
+    expect(plan("").events).toEqual({ format: "auto", file: null });
+  });
+
+  test("switches", () => {
+    const env = {
+      VGPU_JSON: "1",
+      VGPU_QUIET: "yes",
+      VGPU_VERBOSE: "2",
+      VGPU_REQUIRE_GPU: "on",
+      VGPU_DRY_RUN: "true",
+    };
+    const { report, requireGpu, dryRun } = plan("--no-json", env);
+    expect({ ...report, requireGpu, dryRun }).toEqual({
+      json: false,
+      quiet: true,
+      verbose: 2,
+      requireGpu: true,
+      dryRun: true,
+    });
+    expect(plan("-vv").report.verbose).toBe(2);
+  });
+});
+
+describe("single GPUs", () => {
+  test("a value for one GPU keeps the others' plain value", () => {
+    const { limits, sources, notes } = plan("--mem 4g,1=8g --sm 25");
+    expect(limits.all).toEqual({ memBytes: bytes(4), sharePercent: 25 });
+    expect([...limits.gpus]).toEqual([["1", { memBytes: bytes(8), sharePercent: 25 }]]);
+    expect(sources).toMatchObject({ mem: "flag", "mem.1": "flag", sm: "flag" });
+    expect(notes).toEqual([]);
+  });
+
+  test("others are unlimited when only some are named, with a note", () => {
+    const { limits, notes } = plan("--mem 0=4g,01=8g");
+    expect(limits.all).toBeNull();
+    expect([...limits.gpus.keys()]).toEqual(["0", "1"]);
+    expect(notes).toEqual(["memory is limited on GPU 0, 1 only; other GPUs are unlimited"]);
+  });
+
+  test("UUIDs take NVML's spelling", () => {
+    expect([...plan("--sm gpu-AB=25").limits.gpus.keys()]).toEqual(["GPU-ab"]);
+  });
+
+  test("a plain value replaces what lies below it, a keyed one only its GPU's", () => {
+    const from = profile({
+      memory: { limit: bytes(1) },
+      gpus: { "0": { memory: { limit: bytes(2) }, compute: {} } },
+    });
+    expect(plan("--mem 4g", {}, from).limits.gpus.size).toBe(0);
+    const { limits, sources } = plan("--mem 1=4g", {}, from);
+    expect(limits.all?.memBytes).toEqual(bytes(1));
+    expect(limits.gpus.get("0")?.memBytes).toEqual(bytes(2));
+    expect(limits.gpus.get("1")?.memBytes).toEqual(bytes(4));
+    expect(sources).toMatchObject({ mem: "profile", "mem.0": "profile", "mem.1": "flag" });
+  });
+
+  test("a flag given twice is laid over itself", () => {
+    expect(plan("--mem 4g --mem 8g").limits.all?.memBytes).toEqual(bytes(8));
+    expect(plan("--mem 0=4g --mem 1=8g").limits.gpus.size).toBe(2);
+    expect(plan("--mem 0=4g --mem 8g").limits.gpus.size).toBe(0);
+  });
+
+  test("a limit for a GPU that --gpu leaves out is noted", () => {
+    expect(plan("--gpu 0 --mem 4g,1=8g").notes).toEqual([
+      "a limit is given for GPU 1, which --gpu leaves out",
+    ]);
+    expect(plan("--gpu 0,2,0").gpu).toEqual(["0", "2"]);
+  });
+});
+
+describe("the simulated card", () => {
+  test.each<[string, Record<string, string>, string | null]>([
+    ["", {}, null],
+    ["--sim", {}, "h200"],
+    ["--sim=RTX3080", {}, "rtx3080"],
+    ["--sim-card rtx3080", {}, "rtx3080"],
+    ["--sim", { VGPU_SIM_CARD: "rtx3080" }, "rtx3080"],
+    ["", { VGPU_SIM_CARD: "rtx3080" }, null],
+    ["", { VGPU_SIM: "1" }, "h200"],
+    ["", { VGPU_SIM: "rtx3080" }, "rtx3080"],
+    ["", { VGPU_SIM: "0" }, null],
+    ["--no-sim", { VGPU_SIM: "1" }, null],
+  ])("%s %o", (line, env, card) => {
+    expect(plan(line, env).sim).toBe(card);
+  });
+});
+
+describe("mistakes name the flag or variable, the value and good forms", () => {
+  test.each<[string, Record<string, string>, string]>([
+    ["--mem 4096", {}, "--mem: '4096' is not a size; good forms: 4g, 512m"],
+    ["", { VGPU_MEM: "lots" }, "VGPU_MEM: 'lots' is not a size; good forms"],
+    ["--sm 0", {}, "--sm: '0' is not a share in percent; good forms: 25"],
+    ["--sm 101", {}, "--sm: '101' is not a share"],
+    ["--sm 0=25,1=x", {}, "--sm: 'x' is not a share"],
+    ["--mem 4g,8g", {}, "names two values without a GPU number"],
+    ["--mem 0=4g,00=8g", {}, "names GPU 0 twice"],
+    ["--mem a=4g", {}, "--mem: 'a' is not a GPU; good forms: 0=VALUE"],
+    ["--mem 0=", {}, "--mem: '' is not a size"],
+    ["--gpu all", {}, "--gpu: 'all' is not a list of GPUs"],
+    ["--events jsn", {}, "--events: 'jsn' is not one of pretty, json, none (did you mean json?)"],
+    ["--events-file fd:x", {}, "--events-file: 'fd:x' is not a file or a descriptor"],
+    ["--sim=a/b", {}, "--sim-card: 'a/b' is not the name of a simulated card"],
+    ["", { VGPU_JSON: "maybe" }, "VGPU_JSON: 'maybe' is not yes or no"],
+  ])("%s %o", (line, env, message) => {
+    expect(failure(line, env)).toContain(message);
+  });
+
+  test("no command", () => {
+    expect(() => resolvePlan(splitArgv(["--mem", "4g"], run.args), {}, null)).toThrow(
+      "no command given",
+    );
+  });
+});

@@ -1,0 +1,144 @@
+import { expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { events } from "../../src/layout.gen.ts";
+import { drawDuration, drawTable } from "../../src/report/drawing.ts";
+import { formatJson, formatPretty, formatTime, type Frame } from "../../src/report/events.ts";
+import {
+  formatSummary,
+  formatSummaryJson,
+  type Summary,
+  wasEnforced,
+} from "../../src/report/summary.ts";
+import type { Event } from "../../src/ring.ts";
+import { ROOT } from "../vgpu.ts";
+
+const plain = (_: unknown, text: string) => text;
+const FRAME: Frame = {
+  session: "k3f9qa",
+  startMonoNs: 1_000_000_000n,
+  startWallNs: 1_795_190_400_123_456_789n,
+};
+const EVENT: Event = {
+  monoNs: 1_500_000_000n,
+  pid: 4711,
+  gpu: "GPU-8c1f3c3a-0011-2233-4455-66778899aabb",
+  kind: "memory.denied",
+  api: "cuMemAlloc_v2",
+  name: "python",
+  values: {
+    asked_bytes: 1024 ** 3,
+    used_bytes: 3.5 * 1024 ** 3,
+    limit_bytes: 4 * 1024 ** 3,
+    context_bytes: 0,
+  },
+};
+
+test("NDJSON: design §8's fields, in one line", () => {
+  const line = formatJson(EVENT, 7, FRAME);
+  expect(line).not.toContain("\n");
+  expect(JSON.parse(line)).toEqual({
+    v: 1,
+    seq: 7,
+    time: "2026-11-20T16:00:00.623456Z",
+    mono_ns: 1_500_000_000,
+    session: "k3f9qa",
+    pid: 4711,
+    process: "python",
+    gpu: EVENT.gpu,
+    kind: "memory.denied",
+    api: "cuMemAlloc_v2",
+    asked_bytes: 1024 ** 3,
+    used_bytes: 3.5 * 1024 ** 3,
+    limit_bytes: 4 * 1024 ** 3,
+  });
+});
+
+test("times keep their microseconds across a second", () => {
+  expect(formatTime(1_795_190_400_000_001_999n)).toBe("2026-11-20T16:00:00.000001Z");
+});
+
+test("a person reads who was denied what", () => {
+  expect(formatPretty(EVENT, FRAME, plain)).toBe(
+    "vgpu    0.500 s  memory.denied      python[4711] GPU-8c1f3c3a cuMemAlloc_v2 asked 1 GiB, used 3.5 GiB of 4 GiB",
+  );
+});
+
+test("the schema knows every kind and every value of it", () => {
+  const schema = JSON.parse(readFileSync(join(ROOT, "docs/events.schema.json"), "utf8"));
+  const kinds: string[] = schema.properties.kind.enum;
+  for (const { name, values } of events) {
+    expect(kinds).toContain(name);
+    for (const value of values) expect(Object.keys(schema.properties)).toContain(value);
+  }
+});
+
+test.each([
+  [470_000, "470 µs"],
+  [9_800_000, "9.8 ms"],
+  [980_000_000, "980 ms"],
+  [9_500_000_000, "9.5 s"],
+  [247_000_000_000, "4 min 07 s"],
+])("%d ns is %s", (ns, text) => {
+  expect(drawDuration(ns)).toBe(text);
+});
+
+test("a table's numbers stand to the right", () => {
+  expect(
+    drawTable(
+      [
+        ["GPU", "peak"],
+        ["GPU-1", "4 GiB"],
+        ["GPU-22", "12 GiB"],
+      ],
+      plain,
+    ),
+  ).toEqual(["GPU       peak", "GPU-1    4 GiB", "GPU-22  12 GiB"]);
+});
+
+const SUMMARY: Summary = {
+  session: "k3f9qa",
+  durationNs: 9.5e9,
+  ending: { status: 0 },
+  processes: 1,
+  denials: 0,
+  lostEvents: 0,
+  gpus: [
+    {
+      uuid: EVENT.gpu!,
+      memLimit: 4 * 1024 ** 3,
+      peakBytes: 1024 ** 3,
+      denials: 0,
+      sharePercent: 25,
+      gpuNs: 2e9,
+      realisedPercent: 24.97,
+      throttledNs: 6e9,
+      waits: 12,
+    },
+  ],
+};
+
+test("the summary is for sessions in which something was enforced", () => {
+  expect(wasEnforced(SUMMARY)).toBe(true);
+  expect(wasEnforced({ ...SUMMARY, gpus: [] })).toBe(false);
+  expect(wasEnforced({ ...SUMMARY, gpus: [], denials: 1 })).toBe(true);
+  expect(formatSummary(SUMMARY, plain)).toEqual([
+    "session k3f9qa: 9.5 s, 1 GPU process, 0 denials",
+    "GPU           peak memory  limit  denials  GPU share   limit  GPU time  held back",
+    "GPU-8c1f3c3a        1 GiB  4 GiB        0     25.0 %  25.0 %     2.0 s      6.0 s",
+  ]);
+  expect(JSON.parse(formatSummaryJson({ ...SUMMARY, lostEvents: 3 }))).toMatchObject({
+    kind: "session.summary",
+    status: 0,
+    lost: 3,
+    gpus: [
+      {
+        limit_bytes: 4 * 1024 ** 3,
+        peak_bytes: 1024 ** 3,
+        share: 25,
+        realised_share: 24.97,
+        waits: 12,
+      },
+    ],
+  });
+});

@@ -1,0 +1,48 @@
+/* The book: predictions fall at once, rise slowly. Source: shim/book.c. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "../../shim/book.h"
+
+static int failures;
+
+static void check(bool good, const char *name, unsigned long got) {
+    printf("%s %s (%lu)\n", good ? "ok" : "not ok", name, got);
+    failures += !good;
+}
+
+int main(void) {
+    struct vgpu_book *book = calloc(1, sizeof *book);
+    struct vgpu_book_entry *entry = vgpu_book_find(book, vgpu_book_key((void *)0x1000, 132, 256));
+    check(vgpu_book_predict(entry) == VGPU_BOOK_DEFAULT_NS, "unknown: the default", vgpu_book_predict(entry));
+    check(vgpu_book_wants_trial(entry), "unknown: wants a trial", 1);
+    entry->in_flight = 1;
+    check(!vgpu_book_wants_trial(entry), "a trial is out: wants no second", 0);
+    entry->in_flight = 0;
+    vgpu_book_learn(entry, 5000000); /* the first launch loads code */
+    vgpu_book_learn(entry, 50000);
+    check(vgpu_book_predict(entry) == 50000, "falls at once", vgpu_book_predict(entry));
+    vgpu_book_learn(entry, 90000);
+    check(vgpu_book_predict(entry) == 60000, "rises by a quarter", vgpu_book_predict(entry));
+    check(!vgpu_book_wants_trial(entry), "three results are enough", entry->timed);
+
+    struct vgpu_book_entry *other = vgpu_book_find(book, vgpu_book_key((void *)0x1000, 264, 256));
+    check(other != entry, "another grid is another kernel", 1);
+    vgpu_book_learn(other, 100000);
+    struct vgpu_book_entry *group[] = {entry, other, entry};
+    vgpu_book_learn_group(group, 3, 220000, 110000);
+    check(vgpu_book_predict(entry) == 30000 && vgpu_book_predict(other) == 50000,
+          "a group moves its members by one ratio, once each", vgpu_book_predict(entry));
+    vgpu_book_learn(entry, UINT64_C(10000000000));
+    vgpu_book_learn(other, 0);
+    check(vgpu_book_predict(other) == 1, "zero is not learnt", vgpu_book_predict(other));
+
+    unsigned long found = 0;
+    for (uintptr_t i = 1; i <= 20000; i++) {
+        struct vgpu_book_entry *one = vgpu_book_find(book, vgpu_book_key((void *)(i * 64), i, 32));
+        found += one != NULL && one->key == vgpu_book_key((void *)(i * 64), i, 32);
+    }
+    check(found == 20000, "more kernels than entries: each still gets one", found);
+    free(book);
+    return failures != 0;
+}

@@ -1,0 +1,45 @@
+/* Writes a region file for tests that preload the shim without the supervisor:
+ *     make_region PATH [mem_bytes|none] [share_ppm] [context_bytes]
+ * or shows one:
+ *     make_region show PATH */
+#include "memory_check.h"
+
+#include <fcntl.h>
+
+#include "../../shim/slot.h"
+
+static int show(const char *path) {
+    int fd = open(path, O_RDONLY);
+    struct vgpu_region *region = mmap(NULL, sizeof *region, PROT_READ, MAP_SHARED, fd, 0);
+    if (fd < 0 || region == MAP_FAILED) return 1;
+    for (uint32_t d = 0; d < VGPU_MAX_DEVICES; d++) {
+        const struct vgpu_device *device = &region->devices[d];
+        if (device->state == VGPU_DEVICE_EMPTY) continue;
+        printf("device %u state %u limit %llu total %llu peak %llu denials %llu\n", d, device->state,
+               (unsigned long long)device->mem_limit, (unsigned long long)device->total_bytes,
+               (unsigned long long)device->peak_bytes, (unsigned long long)device->denials);
+        for (uint32_t s = 0; s < region->header.slots_used; s++)
+            if (vgpu_slot_state(region->slots[s].owner))
+                printf("  slot %u pid %u %s charged %lld allocations %llu\n", s,
+                       vgpu_slot_pid(region->slots[s].owner), region->slots[s].name,
+                       (long long)region->slots[s].use[d].charged_bytes,
+                       (unsigned long long)region->slots[s].use[d].allocations);
+    }
+    return 0;
+}
+
+int main(int argc, char **argv) {
+    if (argc < 2) return 2;
+    if (argc == 3 && strcmp(argv[1], "show") == 0) return show(argv[2]);
+    uint64_t limit = VGPU_NO_LIMIT;
+    if (argc > 2 && strcmp(argv[2], "none") != 0) limit = strtoull(argv[2], NULL, 0);
+    int fd = open(argv[1], O_RDWR | O_CREAT | O_TRUNC, 0600);
+    if (fd < 0 || ftruncate(fd, sizeof(struct vgpu_region)) != 0) return 1;
+    struct vgpu_region *region =
+        mmap(NULL, sizeof *region, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (region == MAP_FAILED) return 1;
+    region_fill(region, limit);
+    if (argc > 3) region->header.default_share_ppm = (uint32_t)strtoul(argv[3], NULL, 0);
+    if (argc > 4) region->header.default_context_bytes = strtoull(argv[4], NULL, 0);
+    return 0;
+}
