@@ -30,16 +30,16 @@ static uint32_t share_of(struct vgpu_gate gate) {
     return ppm == 0 ? 1 : ppm < VGPU_WHOLE_GPU ? ppm : VGPU_WHOLE_GPU;
 }
 
-uint64_t vgpu_gate_slice_ns(uint32_t share_ppm) {
-    return later(VGPU_GATE_PERIOD_NS * share_ppm / VGPU_WHOLE_GPU, VGPU_GATE_SLICE_MIN_NS);
+uint64_t vgpu_gate_slice_ns(uint32_t share_ppm, uint64_t period_ns) {
+    return later(period_ns * share_ppm / VGPU_WHOLE_GPU, VGPU_GATE_SLICE_MIN_NS);
 }
 
 /* A slice that started `lag` behind its schedule is not ahead of it before lag·s/(1−s) have run: it
  * need not drain until then. */
-static uint64_t end_of(uint64_t open_ns, uint64_t base_ns, uint32_t ppm) {
+static uint64_t end_of(uint64_t open_ns, uint64_t base_ns, uint32_t ppm, uint64_t period_ns) {
     uint64_t catch_up = VGPU_GATE_SLICE_MAX_NS;
     if (ppm < VGPU_WHOLE_GPU) catch_up = minus(open_ns, base_ns) * ppm / (VGPU_WHOLE_GPU - ppm);
-    return open_ns + later(vgpu_gate_slice_ns(ppm), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
+    return open_ns + later(vgpu_gate_slice_ns(ppm, period_ns), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
 }
 
 static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slice *slice) {
@@ -47,7 +47,9 @@ static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slic
     slice->open_ns = to_ns(gate, ticks_of(word));
     uint64_t base = vgpu_load_relaxed(&gate.device->gate_base[slice->epoch & 1]);
     slice->base_ns = to_ns(gate, base);
-    slice->end_ns = end_of(slice->open_ns, slice->base_ns, share_of(gate));
+    uint32_t ppm = share_of(gate);
+    slice->end_ns = end_of(slice->open_ns, slice->base_ns, ppm, VGPU_GATE_PERIOD_NS);
+    slice->end_shared_ns = end_of(slice->open_ns, slice->base_ns, ppm, VGPU_GATE_PERIOD_SHARED_NS);
 }
 
 enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
@@ -71,7 +73,12 @@ enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint
         }
     }
     describe(gate, word, slice);
-    return VGPU_GATE_JOINED;
+    return VGPU_GATE_TAKEN;
+}
+
+uint64_t vgpu_gate_next(struct vgpu_gate gate) {
+    uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
+    return is_open(word) ? 0 : to_ns(gate, ticks_of(word));
 }
 
 bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch) {

@@ -3,12 +3,14 @@
  *
  * Glossary
  *   slice     a stretch of submitted work: opened by the first launch into a drained session, closed
- *             when every process of the session has drained. Its charge is drained − opened.
+ *             when its process has drained. Its charge is drained − opened.
  *   epoch     the slice's number, 1 … 32767 and round again. Only who holds the epoch may act on it.
  *   next      earliest start of the next slice: base + charge ÷ share.
  *   base      where the schedule stood when the slice was opened: next, or the request less the
  *             credit if that is later (an idle session does not save up more than the credit).
- *   busy      a process with work in flight in the slice (use.gate_busy = epoch).
+ *   busy      the process that opened the slice and has not left it (use.gate_busy = epoch). A slice
+ *             belongs to one process: two in one slice would have the driver switch between them,
+ *             150 us a time, and neither's events would tell when the GPU worked for it.
  *
  * The whole schedule is ONE word, so every step is one compare-and-swap and a kill between two steps
  * leaves a valid state:   ticks of 100 ns since the session's start << 16 | epoch << 1 | open
@@ -26,6 +28,8 @@
 
 #define VGPU_GATE_CREDIT_NS UINT64_C(50000000)     /* what an idle session may have saved up */
 #define VGPU_GATE_PERIOD_NS UINT64_C(4000000)      /* alone: a slice is share × this … */
+#define VGPU_GATE_PERIOD_SHARED_NS UINT64_C(20000000) /* while another process waits for its slice: \
+                                                         a hand-over costs the card 150 µs */
 #define VGPU_GATE_SLICE_MIN_NS UINT64_C(250000)    /* … but at least this */
 #define VGPU_GATE_SLICE_MAX_NS UINT64_C(250000000) /* a slice that is behind schedule may go on */
 #define VGPU_GATE_PAUSE_NS UINT64_C(100000)        /* pauses up to this are part of the occupancy */
@@ -36,8 +40,8 @@ struct vgpu_gate {
 };
 
 enum vgpu_gate_answer {
-    VGPU_GATE_OPENED, /* we opened a slice: epoch and end are set */
-    VGPU_GATE_JOINED, /* a slice is open: epoch and end are set; set busy, then check with _holds */
+    VGPU_GATE_OPENED, /* we opened a slice: *slice describes it */
+    VGPU_GATE_TAKEN,  /* another process's slice is open: *slice describes that one */
     VGPU_GATE_WAIT,   /* until_ns: earliest moment to ask again */
 };
 
@@ -45,7 +49,8 @@ struct vgpu_gate_slice {
     uint32_t epoch;
     uint64_t open_ns;
     uint64_t base_ns;  /* the schedule's own start: ≤ open_ns, or after it by a debt */
-    uint64_t end_ns;   /* no launch whose predicted end lies beyond is let in */
+    uint64_t end_ns;   /* no launch whose predicted end lies beyond is let in … */
+    uint64_t end_shared_ns; /* … while another process waits: later, for fewer hand-overs */
     uint64_t until_ns; /* with VGPU_GATE_WAIT */
 };
 
@@ -53,10 +58,13 @@ struct vgpu_gate_slice {
 enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
                                     struct vgpu_gate_slice *slice);
 
-/* True while the slice is open and nobody wants it drained. Seq-cst: set use.gate_busy first. */
+/* When the next slice may open; 0 while one is open. */
+uint64_t vgpu_gate_next(struct vgpu_gate gate);
+
+/* True while the slice is open and nobody has begun to close it. */
 bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch);
 
-/* From now on nobody joins this slice or submits into it. */
+/* From now on nothing is submitted into this slice. */
 void vgpu_gate_begin_close(struct vgpu_gate gate, uint32_t epoch);
 
 /* Closes the slice with the given drain time and books its charge. False if somebody else did. The
@@ -67,6 +75,6 @@ bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns)
 void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns);
 
 /* Length of a slice that starts on schedule, ns. */
-uint64_t vgpu_gate_slice_ns(uint32_t share_ppm);
+uint64_t vgpu_gate_slice_ns(uint32_t share_ppm, uint64_t period_ns);
 
 #endif

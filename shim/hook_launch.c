@@ -11,7 +11,7 @@
         struct vgpu_passage passage;                                                               \
         vgpu_pace_enter(&passage, stream, per_thread, key);                                        \
         CUresult result = call;                                                                    \
-        vgpu_pace_leave(&passage, result);                                                         \
+        vgpu_pace_leave(&passage);                                                         \
         return result;                                                                             \
     } while (0)
 

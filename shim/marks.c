@@ -113,8 +113,8 @@ static bool matches(const struct vgpu_track *track, CUcontext context, CUstream 
            track->per_thread == mine && (!mine || track->thread == thread_id());
 }
 
-struct vgpu_track *vgpu_track_find(struct vgpu_track **list, CUcontext context, CUstream stream,
-                                   bool per_thread) {
+struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lock,
+                                   CUcontext context, CUstream stream, bool per_thread) {
     static __thread struct vgpu_track *last;
     bool mine = is_per_thread(stream, per_thread);
     if (last && matches(last, context, stream, mine)) return last;
@@ -129,7 +129,7 @@ struct vgpu_track *vgpu_track_find(struct vgpu_track **list, CUcontext context, 
     if (!track) {
         track = calloc(1, sizeof *track);
         if (!track) return NULL;
-        pthread_mutex_init(&track->lock, NULL);
+        track->lock = lock;
         track->clock = clock_of(context);
         if (!track->clock) {
             free(track);
@@ -159,45 +159,41 @@ CUevent vgpu_track_start(struct vgpu_track *track) {
     return event;
 }
 
-static void add_to_group(struct vgpu_track *track, struct vgpu_book_entry *entry, uint64_t ns) {
-    track->group[track->group_count++] = entry;
-    track->group_ns += ns;
-}
-
-bool vgpu_track_join_group(struct vgpu_track *track, struct vgpu_book_entry *entry,
-                           uint64_t predicted_ns) {
-    pthread_mutex_lock(&track->lock);
+/* Of each eight groups' worth of work one group is timed. */
+static bool group_begins(struct vgpu_track *track) {
     bool due = track->submitted_ns >= track->group_due_ns || track->launches >= track->group_due_launches;
     bool busy = track->group_start || track->group_out || track->group_opening;
-    bool begin = due && !busy && track->unmarked_launches == 1;
-    if (begin) {
-        track->group_due_ns = track->submitted_ns + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_NS;
-        track->group_due_launches = track->launches + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_LAUNCHES;
-        track->group_count = 0;
-        track->group_ns = 0;
-        track->group_opening = true;
+    if (!due || busy || track->unmarked_launches != 1) return false;
+    track->group_due_ns = track->submitted_ns + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_NS;
+    track->group_due_launches = track->launches + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_LAUNCHES;
+    track->group_count = 0;
+    track->group_ns = 0;
+    track->group_opening = true;
+    return true;
+}
+
+bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
+                       uint64_t predicted_ns, uint64_t flight_ns, bool *begin_group) {
+    track->submitted_ns += flight_ns;
+    track->unmarked_ns += flight_ns;
+    track->unmarked_launches++;
+    track->launches++;
+    *begin_group = group_begins(track);
+    if ((*begin_group || track->group_start) && track->group_count < VGPU_GROUP_LAUNCHES) {
+        track->group[track->group_count++] = entry;
+        track->group_ns += predicted_ns;
     }
-    if ((begin || track->group_start) && track->group_count < VGPU_GROUP_LAUNCHES)
-        add_to_group(track, entry, predicted_ns);
-    pthread_mutex_unlock(&track->lock);
-    return begin;
+    bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
+                                             track->group_ns >= VGPU_GROUP_NS);
+    return track->per_thread || group_full || track->unmarked_ns >= VGPU_GROUP_NS ||
+           track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
 }
 
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start) {
-    pthread_mutex_lock(&track->lock);
+    pthread_mutex_lock(track->lock);
     track->group_start = start;
     track->group_opening = false;
-    pthread_mutex_unlock(&track->lock);
-}
-
-bool vgpu_track_mark_due(struct vgpu_track *track) {
-    pthread_mutex_lock(&track->lock);
-    bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
-                                             track->group_ns >= VGPU_GROUP_NS);
-    bool due = track->per_thread || group_full || track->unmarked_ns >= VGPU_GROUP_NS ||
-               track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
-    pthread_mutex_unlock(&track->lock);
-    return due;
+    pthread_mutex_unlock(track->lock);
 }
 
 static bool may_record(const struct vgpu_track *track) {
@@ -208,10 +204,10 @@ static bool may_record(const struct vgpu_track *track) {
 
 bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
                      CUevent trial_start) {
-    pthread_mutex_lock(&track->lock);
+    pthread_mutex_lock(track->lock);
     bool full = track->count == VGPU_MARK_QUEUE;
     CUevent group_start = trial ? NULL : track->group_start;
-    pthread_mutex_unlock(&track->lock);
+    pthread_mutex_unlock(track->lock);
     timed = timed || trial || group_start;
     CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
     /* What was submitted before the record is covered; what other threads add meanwhile may not be. */
@@ -221,11 +217,13 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
         event = NULL;
     }
     if (!event) {
-        if (trial) vgpu_store_relaxed(&trial->in_flight, (uint16_t)0);
+        pthread_mutex_lock(track->lock);
+        if (trial) trial->in_flight = 0;
+        pthread_mutex_unlock(track->lock);
         event_put(track->clock, true, trial_start);
         return false;
     }
-    pthread_mutex_lock(&track->lock);
+    pthread_mutex_lock(track->lock);
     struct vgpu_mark *mark = &track->marks[(track->first + track->count) % VGPU_MARK_QUEUE];
     *mark = (struct vgpu_mark){.end = event, .timed = timed, .covers_ns = covers, .trial = trial,
                                .start = trial ? trial_start : NULL};
@@ -238,7 +236,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     if (track->count < VGPU_MARK_QUEUE) track->count++;
     track->unmarked_ns = track->submitted_ns - covers;
     track->unmarked_launches = 0;
-    pthread_mutex_unlock(&track->lock);
+    pthread_mutex_unlock(track->lock);
     return true;
 }
 
@@ -252,21 +250,18 @@ static uint64_t elapsed_ns(CUevent start, CUevent end) {
 static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     struct vgpu_clock *clock = track->clock;
     uint64_t took = mark->start ? elapsed_ns(mark->start, mark->end) : 0;
+    bool mapped = mark->timed && clock->anchor && clock->anchor_epoch == track->epoch;
+    uint64_t end = mapped ? clock->anchor_ns + elapsed_ns(clock->anchor, mark->end) : 0;
+    pthread_mutex_lock(track->lock);
+    if (mapped) track->slice_end_ns = end;
     if (mark->trial) {
         if (took) vgpu_book_learn(mark->trial, took);
-        vgpu_store_relaxed(&mark->trial->in_flight, (uint16_t)0);
+        mark->trial->in_flight = 0;
     } else if (mark->start) {
         if (took) vgpu_book_learn_group(track->group, track->group_count, mark->group_ns, took);
-        pthread_mutex_lock(&track->lock);
         track->group_out = false;
-        pthread_mutex_unlock(&track->lock);
     }
-    if (mark->timed && clock->anchor && clock->anchor_epoch == track->epoch) {
-        uint64_t end = clock->anchor_ns + elapsed_ns(clock->anchor, mark->end);
-        pthread_mutex_lock(&track->lock);
-        track->slice_end_ns = end;
-        pthread_mutex_unlock(&track->lock);
-    }
+    pthread_mutex_unlock(track->lock);
     event_put(clock, true, mark->start);
     event_put(clock, mark->timed, mark->end);
 }
@@ -283,14 +278,14 @@ void vgpu_track_poll(struct vgpu_track *track) {
         /* Any other code is the program's own failure, sticky in the context: nothing runs there. */
         if (result == CUDA_SUCCESS) settle(track, &mark);
         uint64_t now = vgpu_now_ns();
-        pthread_mutex_lock(&track->lock);
+        pthread_mutex_lock(track->lock);
         if (mark.covers_ns > track->done_ns) {
             track->done_ns = mark.covers_ns;
             track->drained_ns = now;
         }
         track->first = (track->first + 1) % VGPU_MARK_QUEUE;
         track->count--;
-        pthread_mutex_unlock(&track->lock);
+        pthread_mutex_unlock(track->lock);
     }
     leave(entered);
     vgpu_capture_restore(mode);
@@ -298,21 +293,22 @@ void vgpu_track_poll(struct vgpu_track *track) {
 }
 
 void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns) {
-    pthread_mutex_lock(&track->lock);
+    pthread_mutex_lock(track->lock);
     if (submitted_ns > track->done_ns) {
         track->done_ns = submitted_ns;
         track->drained_ns = now_ns;
         if (track->done_ns == track->submitted_ns) track->unmarked_ns = track->unmarked_launches = 0;
     }
-    pthread_mutex_unlock(&track->lock);
+    pthread_mutex_unlock(track->lock);
 }
 
-void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, uint64_t now_ns) {
+void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch) {
     struct vgpu_clock *clock = track->clock;
+    if (vgpu_load_relaxed(&clock->anchor_epoch) == epoch) return;
     pthread_mutex_lock(&clock->lock);
     bool stale = clock->context && clock->anchor_epoch != epoch;
     CUevent anchor = clock->anchor;
-    if (stale) clock->anchor_epoch = epoch, clock->anchor_ns = now_ns;
+    if (stale) vgpu_store_relaxed(&clock->anchor_epoch, epoch), clock->anchor_ns = vgpu_now_ns();
     pthread_mutex_unlock(&clock->lock);
     if (!stale) return;
     if (!anchor) anchor = event_get(clock, true);
@@ -328,7 +324,7 @@ void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
     for (struct vgpu_track *track = list; track; track = track->next) {
         if (track->clock->context != context) continue;
         clock = track->clock;
-        pthread_mutex_lock(&track->lock);
+        pthread_mutex_lock(track->lock);
         for (uint32_t i = 0; i < track->count; i++) {
             struct vgpu_mark *mark = &track->marks[(track->first + i) % VGPU_MARK_QUEUE];
             if (mark->trial) vgpu_store_relaxed(&mark->trial->in_flight, (uint16_t)0);
@@ -338,7 +334,7 @@ void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
         track->done_ns = track->submitted_ns;
         track->group_start = NULL;
         track->group_out = track->group_opening = false;
-        pthread_mutex_unlock(&track->lock);
+        pthread_mutex_unlock(track->lock);
     }
     if (!clock) return;
     pthread_mutex_lock(&clock->lock);

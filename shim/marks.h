@@ -12,8 +12,9 @@
  * Capture: nothing is ever recorded into, or asked of, a stream that captures. Our queries run with
  * the calling thread in relaxed capture mode, so they cannot break a capture elsewhere.
  *
- * Locking: track->lock guards the counters and the mark queue for moments; no driver call is made
- * under it. One thread at a time polls a track (track->polling); who comes second does not wait.
+ * Locking: *track->lock (the pace's) guards the counters and the mark queue for moments; no driver
+ * call is made under it. One thread at a time polls a track (track->polling); who comes second does
+ * not wait.
  */
 #ifndef VGPU_MARKS_H
 #define VGPU_MARKS_H
@@ -36,7 +37,7 @@ struct vgpu_mark {
     CUevent end, start;    /* start: of a timed group or trial, else NULL */
     bool timed;
     uint64_t covers_ns;    /* the track's submitted_ns when the mark was recorded */
-    uint64_t group_ns;     /* predictions of the timed group */
+    uint64_t group_ns;     /* the timed group's predictions */
     struct vgpu_book_entry *trial; /* the one launch between start and end */
 };
 
@@ -49,7 +50,7 @@ struct vgpu_track {
     bool gone;               /* destroyed; its tail mark may still be out */
     uint32_t epoch;          /* last slice that it was used in */
 
-    pthread_mutex_t lock;
+    pthread_mutex_t *lock;
     uint64_t submitted_ns, done_ns;   /* predicted work since the beginning: handed in, confirmed */
     uint64_t unmarked_ns;             /* submitted since the last mark */
     uint32_t unmarked_launches;
@@ -59,7 +60,7 @@ struct vgpu_track {
     uint64_t launches;
     CUevent group_start;              /* set: this group is timed */
     uint32_t group_count;
-    uint64_t group_ns;                /* its predictions */
+    uint64_t group_ns;                /* its launches' own predictions */
     struct vgpu_book_entry *group[VGPU_GROUP_LAUNCHES];
     bool group_opening;               /* somebody is recording its first event */
     bool group_out;                   /* a timed group's result is awaited: members are kept */
@@ -71,8 +72,8 @@ struct vgpu_track {
 
 /* The track of a stream (as given, with the symbol's flavour) in the current context. Makes it on
  * first sight and appends it to *list. NULL if there is no current context. */
-struct vgpu_track *vgpu_track_find(struct vgpu_track **list, CUcontext context, CUstream stream,
-                                   bool per_thread);
+struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lock,
+                                   CUcontext context, CUstream stream, bool per_thread);
 
 /* True if nothing may be recorded into the stream now: it captures, or captures implicitly. */
 bool vgpu_track_captures(CUstream stream, bool per_thread);
@@ -80,14 +81,13 @@ bool vgpu_track_captures(CUstream stream, bool per_thread);
 /* Starts a timed trial or group: records a timed event, NULL if that was not possible. */
 CUevent vgpu_track_start(struct vgpu_track *track);
 
-/* Counts a launch into the running timed group. True if the caller should begin one: give the event
- * of vgpu_track_start to vgpu_track_open_group before the launch. */
-bool vgpu_track_join_group(struct vgpu_track *track, struct vgpu_book_entry *entry,
-                           uint64_t predicted_ns);
+/* Counts a launch that is about to be submitted, predicted to take predicted_ns by itself and to add
+ * flight_ns to what is in flight. *begin_group: the caller should begin a timed group, giving the
+ * event of vgpu_track_start to vgpu_track_open_group before the launch. Returns true if a mark is due
+ * after the launch. Caller holds the lock. */
+bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
+                       uint64_t predicted_ns, uint64_t flight_ns, bool *begin_group);
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start);
-
-/* True if enough was submitted since the last mark. */
-bool vgpu_track_mark_due(struct vgpu_track *track);
 
 /* Records a mark behind all that was submitted. False if the stream captures or is another thread's. */
 bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
@@ -101,7 +101,7 @@ void vgpu_track_poll(struct vgpu_track *track);
 void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns);
 
 /* Puts the anchor of the track's context for this slice, if it has none: the context is drained. */
-void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, uint64_t now_ns);
+void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch);
 
 /* The context is about to be destroyed: no event of it may be touched again. */
 void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context);

@@ -10,11 +10,12 @@
 #include "watch.h"
 
 #define WINDOW_NS UINT64_C(2000000)      /* predicted work that may run ahead of the GPU */
-#define OTHERS_NS UINT64_C(2000000)      /* between two looks at processes that hold a slice up */
 #define TRIAL_PATIENCE_NS UINT64_C(250000000)
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+/* Raised whenever a context ends: the handle may come back on another device. */
+static uint32_t contexts_ended;
 
 /* ---- which launches are gated ------------------------------------------------------------- */
 
@@ -51,6 +52,7 @@ static void forget_in_child(void) {
     vgpu_store_release(&version, &no_session);
     vgpu_store_release(&open_version, 1U);
     pthread_mutex_init(&making, NULL);
+    vgpu_add_relaxed(&contexts_ended, 1U);
     for (int i = 0; i < VGPU_MAX_DEVICES; i++) paces[i] = NULL; /* the parent's: leaked in the child */
 }
 
@@ -69,16 +71,10 @@ static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device
     return pace;
 }
 
-/* The pace of the current context's device; NULL if that device has no share. */
-static struct vgpu_pace *current_pace(void) {
+static struct vgpu_pace *pace_of(uint32_t device) {
     struct vgpu_session *session = vgpu_session_get();
-    CUdevice ordinal;
-    if (!session || CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return NULL;
-    uint32_t device = vgpu_device_index(session, ordinal);
-    if (device >= VGPU_MAX_DEVICES) return NULL;
-    if (vgpu_load_relaxed(&session->region->devices[device].share_ppm) >= VGPU_WHOLE_GPU) return NULL;
     struct vgpu_pace *pace = vgpu_load_acquire(&paces[device]);
-    if (pace) return pace;
+    if (pace || !session) return pace;
     pthread_mutex_lock(&making);
     if (!paces[device]) vgpu_store_release(&paces[device], make_pace(session, device));
     pace = paces[device];
@@ -86,68 +82,63 @@ static struct vgpu_pace *current_pace(void) {
     return pace;
 }
 
+/* The pace of the calling thread's current context; NULL if its device has no share. */
+static struct vgpu_pace *current_pace(CUcontext *context) {
+    static __thread CUcontext last_context;
+    static __thread struct vgpu_pace *last_pace;
+    static __thread uint32_t last_ended;
+    if (CALL(cuCtxGetCurrent)(context) != CUDA_SUCCESS || !*context) return NULL;
+    uint32_t ended = vgpu_load_acquire(&contexts_ended);
+    if (*context != last_context || ended != last_ended || !last_pace) {
+        struct vgpu_session *session = vgpu_session_get();
+        CUdevice ordinal;
+        if (!session || CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return NULL;
+        uint32_t device = vgpu_device_index(session, ordinal);
+        if (device >= VGPU_MAX_DEVICES) return NULL;
+        last_pace = pace_of(device);
+        last_context = *context;
+        last_ended = ended;
+        if (!last_pace) return NULL;
+    }
+    bool limited = vgpu_load_relaxed(&last_pace->gate.device->share_ppm) < VGPU_WHOLE_GPU;
+    return limited ? last_pace : NULL;
+}
+
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return &pace->gate.device->gate_bell; }
 
 /* ---- admission ---------------------------------------------------------------------------- */
 
-enum step { ADMIT, LOOK, WAIT_NEXT, WAIT_OTHERS, WAIT_GPU, CLOSE };
+enum step { ADMIT, LOOK, WAIT_TURN, WAIT_GPU, CLOSE };
 
-/* Joins or opens a slice. Caller holds the lock. */
-static enum step join(struct vgpu_pace *pace, uint64_t now, uint64_t request, uint64_t *until) {
-    struct vgpu_gate_slice slice;
-    enum vgpu_gate_answer answer = vgpu_gate_ask(pace->gate, now, request, &slice);
-    if (answer == VGPU_GATE_WAIT) {
-        *until = slice.until_ns;
-        return WAIT_NEXT;
-    }
-    bool over = answer == VGPU_GATE_JOINED && now >= slice.end_ns;
-    if (!over) {
-        /* Busy first, then look: a closer that missed us is seen by us, and the other way round. */
-        vgpu_store_seq_cst(&pace->use->gate_busy, (uint64_t)slice.epoch);
-        over = !vgpu_gate_holds(pace->gate, slice.epoch);
-        if (over) vgpu_store_seq_cst(&pace->use->gate_busy, UINT64_C(0));
-    }
-    if (over) {
-        vgpu_slice_nudge(pace, &slice, now);
-        *until = now + OTHERS_NS;
-        return WAIT_OTHERS;
-    }
-    pace->slice = slice;
-    pace->joined = true;
-    pace->started = false;
-    pace->flight_end_ns = now;
-    pace->looked = false;
-    return ADMIT;
-}
-
-/* What to do with a launch predicted to take `predicted` ns. Caller holds the lock. */
-static enum step decide(struct vgpu_pace *pace, struct vgpu_book_entry *entry, uint64_t now,
-                        uint64_t request, uint64_t *until) {
+/* What to do with a launch predicted to take `flight` ns. Caller holds the lock. */
+static enum step decide(struct vgpu_pace *pace, struct vgpu_book_entry *entry, uint64_t flight,
+                        uint64_t now, uint64_t request, uint64_t *until) {
     if (vgpu_load_acquire(&pace->closer)) {
         *until = now + 20000;
         return WAIT_GPU;
     }
     if (pace->joined && pace->started) {
-        uint64_t quiet = now - pace->last_submit_ns;
-        if (!pace->drained_ns && quiet > VGPU_GATE_PAUSE_NS && !pace->looked) return LOOK;
+        bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS;
+        if (quiet && !pace->drained_ns && !pace->looked) return LOOK;
         if (pace->drained_ns && now > pace->drained_ns + VGPU_GATE_PAUSE_NS)
             vgpu_slice_leave(pace, pace->drained_ns);
     }
-    if (pace->joined && !pace->started && !vgpu_gate_holds(pace->gate, pace->slice.epoch))
-        vgpu_slice_leave(pace, 0); /* closed before we could use it */
+    bool holds = pace->joined && vgpu_gate_holds(pace->gate, pace->slice.epoch);
+    if (pace->joined && !holds && !pace->started)
+        vgpu_slice_leave(pace, 0); /* taken from us before we could use it */
     if (!pace->joined) {
-        enum step step = join(pace, now, request, until);
-        if (step != ADMIT) return step;
+        if (!vgpu_slice_take(pace, now, request, until)) return WAIT_TURN;
+        holds = true;
     }
     /* The first result of an unknown kernel decides how many of it may be in flight. */
-    if (!entry->timed && vgpu_load_relaxed(&entry->in_flight) && now < request + TRIAL_PATIENCE_NS) {
+    if (!entry->timed && entry->in_flight && now < request + TRIAL_PATIENCE_NS) {
         *until = now + 12000;
         return WAIT_GPU;
     }
     uint64_t start = now > pace->flight_end_ns ? now : pace->flight_end_ns;
-    if (pace->started && (start + vgpu_book_predict(entry) / 2 > pace->slice.end_ns ||
-                          !vgpu_gate_holds(pace->gate, pace->slice.epoch)))
-        return CLOSE;
+    bool wanted = vgpu_slice_wanted(pace, pace->slice.epoch);
+    uint64_t end = wanted ? pace->slice.end_shared_ns : pace->slice.end_ns;
+    if (pace->started && (!holds || start + flight / 2 > end)) return CLOSE;
     if (start - now > WINDOW_NS) {
         *until = now + (start - now - WINDOW_NS) + 12000;
         return WAIT_GPU;
@@ -156,96 +147,91 @@ static enum step decide(struct vgpu_pace *pace, struct vgpu_book_entry *entry, u
 }
 
 /* Books the launch as submitted. Caller holds the lock. */
-static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t now) {
-    struct vgpu_track *track = passage->track;
-    uint64_t predicted = passage->predicted_ns;
-    vgpu_add_seq_cst(&pace->launching, 1U);
-    pthread_mutex_lock(&track->lock);
-    track->epoch = passage->epoch = pace->slice.epoch;
-    track->submitted_ns += predicted;
-    track->unmarked_ns += predicted;
-    track->unmarked_launches++;
-    track->launches++;
-    pthread_mutex_unlock(&track->lock);
-    pace->flight_end_ns = (now > pace->flight_end_ns ? now : pace->flight_end_ns) + predicted;
+static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t flight, uint64_t now) {
+    struct vgpu_book_entry *entry = passage->entry;
+    passage->epoch = passage->track->epoch = pace->slice.epoch;
+    passage->first = !pace->started;
+    passage->trial = vgpu_book_wants_trial(entry);
+    if (passage->trial) entry->in_flight = 1;
+    passage->mark = vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight,
+                                      &passage->group);
+    pace->flight_end_ns = (now > pace->flight_end_ns ? now : pace->flight_end_ns) + flight;
+    pace->slice_flight_ns += flight;
     pace->last_submit_ns = now;
     pace->drained_ns = 0;
     pace->looked = false;
     pace->started = true;
-    passage->trial = vgpu_book_wants_trial(passage->entry);
-    if (passage->trial) passage->entry->in_flight = 1;
+    vgpu_add_relaxed(&pace->use->launches, UINT64_C(1));
+    vgpu_add_seq_cst(&pace->launching, 1U);
 }
 
 /* Drains and leaves our slice, or gives up after `patience` (the valve). */
 static bool close_slice(struct vgpu_pace *pace, uint64_t patience) {
     uint64_t give_up = vgpu_now_ns() + patience;
-    bool rung = false;
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
         if (vgpu_slice_close_step(pace)) return true;
         uint64_t now = vgpu_now_ns(), end;
         uint64_t look = vgpu_slice_next_look(pace, now, &end);
         if (now > give_up && now > end + patience) return false;
-        /* Others of the session are in the slice: have their watchers drain them too. */
-        if (!rung && !vgpu_slice_alone(pace)) {
-            rung = true;
-            vgpu_wake_word(vgpu_pace_bell(pace));
-            continue;
-        }
         vgpu_wait_word(vgpu_pace_bell(pace), heard, look);
     }
 }
 
-/* Waits until the launch may go. Returns the time of admission. */
-static void await(struct vgpu_pace *pace, struct vgpu_passage *passage) {
-    uint64_t request = 0, patience = VGPU_ENDLESS_NS;
+/* The program was quiet and told us nothing: where the GPU has drained meanwhile, the prediction says
+ * when. */
+static void look_after_pause(struct vgpu_pace *pace, uint64_t now) {
+    vgpu_slice_look(pace, true);
+    pthread_mutex_lock(&pace->lock);
+    uint64_t predicted = pace->flight_end_ns;
+    if (vgpu_slice_flight(pace, now) == 0) {
+        if (predicted < pace->last_submit_ns) predicted = pace->last_submit_ns;
+        pace->drained_ns = predicted < now ? predicted : now;
+    }
+    pthread_mutex_unlock(&pace->lock);
+}
+
+static void note_wait(struct vgpu_pace *pace, uint64_t waited_ns) {
+    vgpu_add_relaxed(&pace->use->throttled_ns, waited_ns);
+    vgpu_add_relaxed(&pace->use->waits, UINT64_C(1));
+}
+
+/* Returns when the launch may go, and has been booked. */
+static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t key) {
+    uint64_t request = 0, held_since = 0, patience = VGPU_ENDLESS_NS;
     bool forced = false;
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
         uint64_t now = vgpu_now_ns(), until = now;
+        if (!request) request = now;
         pthread_mutex_lock(&pace->lock);
+        if (!passage->entry) passage->entry = vgpu_book_find(pace->book, key);
+        uint64_t flight = vgpu_book_predict(passage->entry) * (pace->overlap ? pace->overlap : 1024) / 1024;
         enum step step = forced && pace->joined ? ADMIT
-                                                : decide(pace, passage->entry, now,
-                                                         request ? request : now, &until);
-        if (step == ADMIT) {
-            passage->predicted_ns = vgpu_book_predict(passage->entry);
-            submit(pace, passage, now);
-        }
+                                                : decide(pace, passage->entry, flight, now, request, &until);
+        if (step == ADMIT) submit(pace, passage, flight, now);
         pace->looked |= step == LOOK;
         pthread_mutex_unlock(&pace->lock);
         if (step == ADMIT) {
-            if (request) {
-                vgpu_add_relaxed(&pace->use->throttled_ns, now - request);
-                vgpu_add_relaxed(&pace->use->waits, UINT64_C(1));
-            }
+            if (held_since) note_wait(pace, now - held_since);
             return;
         }
+        /* Only the share's own waits are throttling; a full window is what a full queue is natively. */
+        if (!held_since && (step == CLOSE || step == WAIT_TURN)) held_since = now;
         if (step == LOOK) {
-            /* The program was quiet and told us nothing: where the GPU has drained meanwhile, the
-             * prediction says when. */
-            vgpu_slice_look(pace, true);
-            pthread_mutex_lock(&pace->lock);
-            uint64_t predicted = pace->flight_end_ns;
-            if (vgpu_slice_flight(pace, now) == 0) {
-                if (predicted < pace->last_submit_ns) predicted = pace->last_submit_ns;
-                pace->drained_ns = predicted < now ? predicted : now;
-            }
-            pthread_mutex_unlock(&pace->lock);
-            continue;
-        }
-        if (!request) request = now;
-        if (step == CLOSE) {
+            look_after_pause(pace, now);
+        } else if (step == CLOSE) {
             /* Work that waits for the launch we hold back would never drain: let it through. */
             forced = !close_slice(pace, patience);
             if (forced) patience *= 2;
-        } else if (step == WAIT_GPU) {
+        } else if (step == WAIT_TURN) {
+            vgpu_wait_word(vgpu_pace_bell(pace), heard, until);
+        } else {
             vgpu_wait_until(until);
             vgpu_slice_look(pace, false);
             pthread_mutex_lock(&pace->lock);
             vgpu_slice_flight(pace, vgpu_now_ns());
             pthread_mutex_unlock(&pace->lock);
-        } else {
-            vgpu_wait_word(vgpu_pace_bell(pace), heard, until);
         }
     }
 }
@@ -259,37 +245,35 @@ static void start_watcher(struct vgpu_pace *pace) {
 }
 
 void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key) {
+    CUcontext context;
     passage->pace = NULL;
-    struct vgpu_pace *pace = current_pace();
+    struct vgpu_pace *pace = current_pace(&context);
     if (!pace || vgpu_track_captures(stream, per_thread)) return;
-    CUcontext context = NULL;
-    CALL(cuCtxGetCurrent)(&context);
-    passage->track = vgpu_track_find(&pace->tracks, context, stream, per_thread);
+    passage->track = vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread);
     if (!passage->track) return;
     if (!vgpu_load_relaxed(&pace->watched)) start_watcher(pace);
     passage->pace = pace;
+    passage->entry = NULL;
     passage->trial_start = NULL;
-    pthread_mutex_lock(&pace->lock);
-    passage->entry = vgpu_book_find(pace->book, key);
-    pthread_mutex_unlock(&pace->lock);
-    await(pace, passage);
+    await(pace, passage, key);
 
-    struct vgpu_track *track = passage->track;
-    vgpu_track_anchor(track, passage->epoch, vgpu_now_ns());
-    if (passage->trial)
-        passage->trial_start = vgpu_track_start(track);
-    else if (vgpu_track_join_group(track, passage->entry, passage->predicted_ns))
-        vgpu_track_open_group(track, vgpu_track_start(track));
+    vgpu_track_anchor(passage->track, passage->epoch);
+    if (passage->trial) passage->trial_start = vgpu_track_start(passage->track);
+    if (passage->group) vgpu_track_open_group(passage->track, passage->trial ? NULL : vgpu_track_start(passage->track));
 }
 
-void vgpu_pace_leave(struct vgpu_passage *passage, CUresult result) {
+void vgpu_pace_leave(struct vgpu_passage *passage) {
     struct vgpu_pace *pace = passage->pace;
     if (!pace) return;
     struct vgpu_track *track = passage->track;
-    if (result == CUDA_SUCCESS) vgpu_add_relaxed(&pace->use->launches, UINT64_C(1));
-    if (passage->trial)
+    if (passage->first) {
+        pthread_mutex_lock(&pace->lock);
+        if (pace->slice.epoch == passage->epoch) pace->begun_ns = vgpu_now_ns();
+        pthread_mutex_unlock(&pace->lock);
+    }
+    if (passage->trial) {
         vgpu_track_mark(track, true, passage->entry, passage->trial_start);
-    else if (vgpu_track_mark_due(track)) {
+    } else if (passage->mark) {
         vgpu_track_mark(track, false, NULL, NULL);
         vgpu_track_poll(track);
         pthread_mutex_lock(&pace->lock);
@@ -302,17 +286,15 @@ void vgpu_pace_leave(struct vgpu_passage *passage, CUresult result) {
 /* ---- what the program tells us by waiting itself ------------------------------------------- */
 
 void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread, bool given) {
+    CUcontext context;
     sync->pace = NULL;
     if (!vgpu_pace_gated()) return;
-    struct vgpu_pace *pace = current_pace();
-    CUcontext context = NULL;
-    CALL(cuCtxGetCurrent)(&context);
-    if (!pace || !context || !vgpu_load_relaxed(&pace->tracks)) return;
-    sync->context = context;
-    sync->track = given ? vgpu_track_find(&pace->tracks, context, stream, per_thread) : NULL;
+    struct vgpu_pace *pace = current_pace(&context);
+    if (!pace || !vgpu_load_relaxed(&pace->tracks)) return;
+    sync->track = given ? vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread) : NULL;
     if (given && !sync->track) return;
     sync->pace = pace;
-    sync->submitted_ns = given ? vgpu_load_acquire(&sync->track->submitted_ns) : 0;
+    sync->submitted_ns = given ? vgpu_load_relaxed(&sync->track->submitted_ns) : 0;
 }
 
 void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
@@ -336,20 +318,17 @@ void vgpu_pace_look(void) {
     if (sync.pace) vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
 }
 
-bool vgpu_pace_tend(struct vgpu_pace *pace) {
-    pthread_mutex_lock(&pace->lock);
-    bool wanted = pace->joined && !vgpu_gate_holds(pace->gate, pace->slice.epoch);
-    pthread_mutex_unlock(&pace->lock);
-    if (!wanted) return false;
+uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
     CUstreamCaptureMode mode = vgpu_capture_relax();
-    bool left = vgpu_slice_close_step(pace);
+    uint64_t again = vgpu_slice_tend(pace);
     vgpu_capture_restore(mode);
-    return !left;
+    return again;
 }
 
 /* ---- ends ----------------------------------------------------------------------------------- */
 
 void vgpu_pace_forget_context(CUcontext context) {
+    vgpu_add_seq_cst(&contexts_ended, 1U);
     for (int i = 0; i < VGPU_MAX_DEVICES; i++) {
         struct vgpu_pace *pace = vgpu_load_acquire(&paces[i]);
         if (pace) vgpu_tracks_forget_context(vgpu_load_acquire(&pace->tracks), context);
@@ -357,13 +336,14 @@ void vgpu_pace_forget_context(CUcontext context) {
 }
 
 void vgpu_pace_forget_stream(CUstream stream) {
-    struct vgpu_pace *pace = vgpu_pace_gated() ? current_pace() : NULL;
+    CUcontext context;
+    struct vgpu_pace *pace = vgpu_pace_gated() ? current_pace(&context) : NULL;
     if (!pace || !stream) return;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         if (track->stream != stream || track->gone) continue;
         bool flying = vgpu_load_relaxed(&track->submitted_ns) != vgpu_load_relaxed(&track->done_ns);
         if (flying) vgpu_track_mark(track, true, NULL, NULL);
-        track->gone = true;
+        vgpu_store_release(&track->gone, true);
     }
 }
 

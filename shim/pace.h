@@ -19,9 +19,11 @@ struct vgpu_passage {
     struct vgpu_track *track;
     struct vgpu_book_entry *entry;
     CUevent trial_start;
-    uint64_t predicted_ns;
     uint32_t epoch; /* the slice it was let into */
-    bool trial;
+    bool first;     /* the first of its slice */
+    bool trial;     /* timed by itself */
+    bool group;     /* begins a timed group */
+    bool mark;      /* a mark is due after it */
 };
 
 /* True if some device of the session may have a share: the only thing an unlimited launch pays for. */
@@ -30,15 +32,14 @@ bool vgpu_pace_gated(void);
 /* Before the launch: waits until the gate lets it in. `key` is from vgpu_book_key. */
 void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key);
 
-/* After the launch, with the driver's answer. */
-void vgpu_pace_leave(struct vgpu_passage *passage, CUresult result);
+/* After the launch. */
+void vgpu_pace_leave(struct vgpu_passage *passage);
 
 /* The program waits for a stream (or, stream_given false, for its whole context) by itself: call
  * before, and after with the driver's answer. */
 struct vgpu_sync {
     struct vgpu_pace *pace;
     struct vgpu_track *track; /* NULL: all tracks of the context */
-    CUcontext context;
     uint64_t submitted_ns;
 };
 void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread, bool stream_given);
@@ -53,9 +54,9 @@ void vgpu_pace_forget_context(CUcontext context);
 /* Before a stream is destroyed: mark its tail, forget the handle. */
 void vgpu_pace_forget_stream(CUstream stream);
 
-/* For watch.c: drains and leaves the slice if another process wants it closed. Returns true while this
- * process has work in flight that a neighbour may wait for. */
-bool vgpu_pace_tend(struct vgpu_pace *pace);
+/* For watch.c: gives our slice up when a neighbour waits for it. Returns when to look again, 0 = when
+ * the bell rings. */
+uint64_t vgpu_pace_tend(struct vgpu_pace *pace);
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace);
 
 #endif

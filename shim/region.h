@@ -47,7 +47,9 @@
     X(u64, default_context_bytes) /* what a context costs on a card the table does not know */     \
     X(u32, bell_wanted)         /* 1: the supervisor sleeps; ring the fifo after publishing */     \
     X(u32, slots_used)          /* high-water mark: slots at and above it were never claimed */    \
-    A(u64, header_pad, 4)                                                                          \
+    X(u32, audit_wanted)        /* raised by a shim that wants drift_bytes to be fresh */          \
+    X(u32, audit_done)          /* the audit_wanted that the last audit had seen before it looked */ \
+    A(u64, header_pad, 3)                                                                          \
     X(u64, ring_head)           /* records claimed so far; own cache line with ring_lost */        \
     X(u64, ring_lost)                                                                              \
     X(u64, unknown_calls)       /* allocation entry points the hook table does not know */         \
@@ -68,8 +70,10 @@
     X(u64, gate_word)           /* see gate.h */                                                   \
     A(u64, gate_base, 2)                                                                           \
     X(u32, gate_bell)           /* futex: bumped when a slice closes or a closer waits */          \
-    X(u32, gate_closing)        /* epoch that some process wants to see drained */                 \
-    A(u64, gate_pad, 4)
+    X(u32, gate_closing)        /* epoch into which nothing more is submitted */                   \
+    X(u32, gate_wanted)         /* epoch for whose end another process waits */                    \
+    X(u32, gate_spare)                                                                             \
+    A(u64, gate_pad, 3)
 
 #define VGPU_SLOT_FIELDS(X, A)                                                                     \
     X(u64, owner)               /* pid << 32 | generation << 8 | VGPU_SLOT_*: claimed by CAS */    \
@@ -90,9 +94,10 @@
     X(u64, throttled_ns)        /* time its threads were held at the gate */                       \
     X(u64, waits)                                                                                  \
     X(u64, gate_busy)           /* slice epoch in which it has work in flight, 0 = drained */      \
-    X(u64, gate_drained_ns)     /* when its work of the last slice had drained */                  \
+    X(u64, gate_drained_ns)     /* when its work of its last slice had drained */                  \
     X(u64, gate_seen_ns)        /* last sign of life of its watcher while draining */              \
-    A(u64, use_pad, 4)
+    X(u64, gate_wants_ns)       /* since when it waits for a slice, 0 = it does not */             \
+    A(u64, use_pad, 3)
 
 /* 128 bytes, written as 16 words. What the five values mean depends on the kind: see events.def. */
 #define VGPU_RECORD_FIELDS(X, A)                                                                   \

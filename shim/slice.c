@@ -4,19 +4,136 @@
 #include "slot.h"
 #include "wait.h"
 
+#define YIELD_NS UINT64_C(250000)  /* head start for each process that was served less recently */
+#define OTHERS_NS UINT64_C(2000000) /* between two looks at a holder whose slice is over */
+#define TEND_NS UINT64_C(50000)    /* between two looks of the watcher while somebody waits */
+#define OVERLAP_MIN 64U
+#define OVERLAP_MAX 1280U
+#define OVERLAP_ONE 1024U
+
 static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
+static uint32_t slots_used(const struct vgpu_pace *pace) {
+    uint32_t used = vgpu_load_acquire(&pace->session->region->header.slots_used);
+    return used < VGPU_MAX_SLOTS ? used : VGPU_MAX_SLOTS;
+}
+
+/* The i-th slot if another live process holds it, else NULL. */
+static struct vgpu_slot *other_slot(const struct vgpu_pace *pace, uint32_t i) {
+    struct vgpu_slot *slot = &pace->session->region->slots[i];
+    bool live = vgpu_slot_state(vgpu_load_acquire(&slot->owner)) == VGPU_SLOT_LIVE;
+    return live && slot != pace->session->slot ? slot : NULL;
+}
+
+/* ---- taking a slice -------------------------------------------------------------------------- */
+
+/* Other processes of the session that wait for a slice: all, and those served before us. */
+struct waiting {
+    uint64_t all, before_us;
+};
+
+static struct waiting count_waiting(const struct vgpu_pace *pace) {
+    uint64_t ours = vgpu_load_relaxed(&pace->use->gate_drained_ns);
+    struct waiting waiting = {0};
+    for (uint32_t i = 0; i < slots_used(pace); i++) {
+        const struct vgpu_slot *slot = other_slot(pace, i);
+        if (!slot) continue;
+        const struct vgpu_use *use = &slot->use[pace->device];
+        if (!vgpu_load_relaxed(&use->gate_wants_ns)) continue;
+        waiting.all++;
+        waiting.before_us += vgpu_load_relaxed(&use->gate_drained_ns) < ours;
+    }
+    return waiting;
+}
+
+static void publish_theft(struct vgpu_pace *pace, const struct vgpu_slot *slot, uint32_t epoch,
+                          uint64_t overdue_ns) {
+    const struct vgpu_event event = {
+        .kind = VGPU_EVENT_COMPUTE_STOLEN,
+        .device = pace->device,
+        .value = {epoch, overdue_ns, vgpu_slot_pid(vgpu_load_relaxed(&slot->owner))},
+    };
+    vgpu_session_event(pace->session, &event);
+}
+
+/* The slice is over and its holder has not closed it: takes it from the dead, the deaf and the
+ * endless. A holder that dies between opening and saying so leaves a slice that nobody holds. */
+static void rob(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns) {
+    uint64_t overdue = minus(now_ns, later(pace->wanted_since_ns, slice->end_shared_ns));
+    uint64_t drained = earlier(now_ns, slice->end_shared_ns);
+    bool held = false, thief = false;
+    for (uint32_t i = 0; i < slots_used(pace); i++) {
+        struct vgpu_slot *slot = other_slot(pace, i);
+        struct vgpu_use *use = slot ? &slot->use[pace->device] : NULL;
+        if (!use || vgpu_load_seq_cst(&use->gate_busy) != slice->epoch) continue;
+        enum vgpu_life life = vgpu_slot_life(slot);
+        bool dead = life == VGPU_GONE || life == VGPU_EXITING;
+        bool deaf = overdue > VGPU_DEAF_NS && now_ns > vgpu_load_relaxed(&use->gate_seen_ns) + VGPU_DEAF_NS;
+        if (!dead && !deaf && overdue <= VGPU_ENDLESS_NS) {
+            held = true;
+            continue;
+        }
+        uint64_t busy = slice->epoch;
+        if (!dead) vgpu_store_release(&use->gate_drained_ns, drained = now_ns);
+        thief = vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0)) && !dead;
+        if (thief) publish_theft(pace, slot, slice->epoch, overdue);
+    }
+    if (held) return;
+    if (vgpu_gate_close(pace->gate, slice->epoch, drained)) vgpu_wake_word(&pace->gate.device->gate_bell);
+}
+
+/* Another process's slice is open: have its watcher know that somebody waits, and see that it ends. */
+static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns) {
+    struct vgpu_device *device = pace->gate.device;
+    if (pace->wanted_epoch != slice->epoch) {
+        pace->wanted_epoch = slice->epoch;
+        pace->wanted_since_ns = now_ns;
+        vgpu_store_seq_cst(&device->gate_wanted, slice->epoch);
+        vgpu_wake_word(&device->gate_bell);
+    }
+    if (now_ns < slice->end_shared_ns) return slice->end_shared_ns;
+    vgpu_gate_begin_close(pace->gate, slice->epoch);
+    if (now_ns > slice->end_shared_ns + OTHERS_NS) rob(pace, slice, now_ns);
+    return now_ns + OTHERS_NS;
+}
+
+bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns, uint64_t *until_ns) {
+    struct vgpu_gate_slice slice;
+    uint64_t next = vgpu_gate_next(pace->gate);
+    struct waiting waiting = slots_used(pace) > 1 ? count_waiting(pace) : (struct waiting){0};
+    uint64_t turn = next + YIELD_NS * earlier(waiting.before_us, 8);
+    enum vgpu_gate_answer answer = VGPU_GATE_WAIT;
+    slice.until_ns = turn;
+    if (turn <= now_ns || next == 0) answer = vgpu_gate_ask(pace->gate, now_ns, request_ns, &slice);
+    if (answer != VGPU_GATE_OPENED) {
+        if (!vgpu_load_relaxed(&pace->use->gate_wants_ns))
+            vgpu_store_relaxed(&pace->use->gate_wants_ns, now_ns);
+        *until_ns = answer == VGPU_GATE_WAIT ? slice.until_ns : wait_for_other(pace, &slice, now_ns);
+        return false;
+    }
+    vgpu_store_seq_cst(&pace->use->gate_busy, (uint64_t)slice.epoch);
+    vgpu_store_relaxed(&pace->use->gate_wants_ns, UINT64_C(0));
+    if (waiting.all) vgpu_store_seq_cst(&pace->gate.device->gate_wanted, slice.epoch);
+    pace->slice = slice;
+    pace->joined = true;
+    pace->started = pace->looked = false;
+    pace->begun_ns = pace->slice_flight_ns = 0;
+    pace->flight_end_ns = now_ns;
+    if (!pace->overlap) pace->overlap = OVERLAP_ONE;
+    return true;
+}
+
+/* ---- what is in flight ------------------------------------------------------------------------ */
+
 uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
     uint64_t flight = 0, head = 0, drained = 0;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        pthread_mutex_lock(&track->lock);
         uint64_t left = track->submitted_ns - track->done_ns;
         flight += left;
         head += track->count ? minus(track->marks[track->first].covers_ns, track->done_ns) : left;
         drained = later(drained, track->drained_ns);
-        pthread_mutex_unlock(&track->lock);
     }
     /* Between two marks only the prediction knows how far the GPU has come. */
     pace->flight_end_ns = earlier(later(pace->flight_end_ns, now_ns + flight - head), now_ns + flight);
@@ -29,84 +146,55 @@ uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
 
 void vgpu_slice_look(struct vgpu_pace *pace, bool tails) {
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        if (tails && vgpu_load_relaxed(&track->unmarked_ns)) vgpu_track_mark(track, false, NULL, NULL);
+        pthread_mutex_lock(track->lock);
+        bool mark = tails && track->unmarked_ns;
+        pthread_mutex_unlock(track->lock);
+        if (mark) vgpu_track_mark(track, false, NULL, NULL);
         vgpu_track_poll(track);
     }
 }
 
-static bool alone_in(const struct vgpu_pace *pace, uint32_t epoch) {
-    struct vgpu_region *region = pace->session->region;
-    uint32_t used = vgpu_load_acquire(&region->header.slots_used);
-    for (uint32_t i = 0; i < used && i < VGPU_MAX_SLOTS; i++) {
-        struct vgpu_slot *slot = &region->slots[i];
-        if (slot == pace->session->slot) continue;
-        if (vgpu_slot_state(vgpu_load_acquire(&slot->owner)) != VGPU_SLOT_LIVE) continue;
-        if (vgpu_load_seq_cst(&slot->use[pace->device].gate_busy) == epoch) return false;
-    }
-    return true;
-}
+/* ---- closing ----------------------------------------------------------------------------------- */
 
-bool vgpu_slice_alone(struct vgpu_pace *pace) {
-    pthread_mutex_lock(&pace->lock);
-    uint32_t epoch = pace->slice.epoch;
-    pthread_mutex_unlock(&pace->lock);
-    return alone_in(pace, epoch);
-}
-
-static bool others_attached(const struct vgpu_pace *pace) {
-    return vgpu_load_relaxed(&pace->session->region->header.slots_used) > 1;
-}
-
-/* The latest drain that any process reported for the slice; 0 if none did. */
-static uint64_t latest_drain(const struct vgpu_pace *pace, uint64_t open_ns) {
-    struct vgpu_region *region = pace->session->region;
-    uint64_t latest = 0;
-    uint32_t used = vgpu_load_acquire(&region->header.slots_used);
-    for (uint32_t i = 0; i < used && i < VGPU_MAX_SLOTS; i++) {
-        struct vgpu_use *use = &region->slots[i].use[pace->device];
-        uint64_t drained = vgpu_load_acquire(&use->gate_drained_ns);
-        if (drained >= open_ns) latest = later(latest, drained);
-    }
-    return latest;
-}
-
-/* Closes the slice if nobody is busy in it any more. */
-static void settle(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns) {
-    if (vgpu_load_seq_cst(&pace->use->gate_busy) == slice->epoch) return;
-    if (!alone_in(pace, slice->epoch)) return;
-    uint64_t drained = latest_drain(pace, slice->open_ns);
-    /* Only the dead were in it: their work ended somewhere before the slice did. */
-    if (!drained) drained = earlier(now_ns, slice->end_ns);
-    vgpu_gate_close(pace->gate, slice->epoch, drained);
-    if (others_attached(pace)) vgpu_wake_word(&pace->gate.device->gate_bell);
+/* Streams of one process run side by side, so a slice of predicted work may take less (or, when the
+ * predictions are off, more) than their sum: the ratio is learnt from each slice. */
+static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
+    if (pace->slice_flight_ns < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
+    uint64_t measured = took_ns * pace->overlap / pace->slice_flight_ns;
+    measured = later(earlier(measured, OVERLAP_MAX), OVERLAP_MIN);
+    pace->overlap = (uint32_t)((3 * pace->overlap + measured) / 4);
 }
 
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
-    uint64_t now = vgpu_now_ns();
     struct vgpu_use *use = pace->use;
+    const struct vgpu_gate_slice slice = pace->slice;
     uint64_t robbed_ns = vgpu_load_acquire(&use->gate_drained_ns);
-    drained_ns = later(earlier(drained_ns, now), pace->slice.open_ns);
-    if (!pace->started) drained_ns = pace->slice.open_ns;
+    /* The charge begins when the first launch call has returned: until then the GPU stood idle,
+     * waiting for a thread that had just been woken. */
+    uint64_t lead = earlier(minus(pace->begun_ns, slice.open_ns), VGPU_GATE_PAUSE_NS);
+    uint64_t drained = later(minus(earlier(drained_ns, vgpu_now_ns()), lead), slice.open_ns);
+    if (!pace->started) drained = slice.open_ns;
     pace->joined = false;
-    vgpu_add_relaxed(&use->busy_ns, drained_ns - pace->slice.open_ns);
-    uint64_t busy = pace->slice.epoch;
-    vgpu_store_release(&use->gate_drained_ns, drained_ns);
+    vgpu_add_relaxed(&use->busy_ns, drained - slice.open_ns);
+    vgpu_store_release(&use->gate_drained_ns, drained);
+    uint64_t busy = slice.epoch;
     if (!vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0))) {
         /* Robbed: the slice was charged up to the robbery. While our work overlapped with the
          * session's next slices each pays half. */
-        vgpu_gate_charge(pace->gate, minus(drained_ns, later(robbed_ns, pace->slice.open_ns)) / 2);
+        vgpu_gate_charge(pace->gate, minus(drained, later(robbed_ns, slice.open_ns)) / 2);
         return;
     }
-    settle(pace, &pace->slice, now);
+    vgpu_gate_close(pace->gate, slice.epoch, drained);
+    if (vgpu_slice_wanted(pace, slice.epoch)) vgpu_wake_word(&pace->gate.device->gate_bell);
 }
 
 /* Puts the last, timed mark behind everything in flight. */
 static void mark_tails(struct vgpu_pace *pace) {
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        pthread_mutex_lock(&track->lock);
+        pthread_mutex_lock(track->lock);
         track->slice_end_ns = 0;
         bool flying = track->submitted_ns != track->done_ns;
-        pthread_mutex_unlock(&track->lock);
+        pthread_mutex_unlock(track->lock);
         if (flying) vgpu_track_mark(track, true, NULL, NULL);
     }
 }
@@ -114,22 +202,20 @@ static void mark_tails(struct vgpu_pace *pace) {
 /* Tails that could not be marked (the stream captures now, or is another thread's) end by prediction. */
 static void assume_unmarkable(struct vgpu_pace *pace, uint64_t now_ns) {
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        pthread_mutex_lock(&track->lock);
+        pthread_mutex_lock(track->lock);
         uint64_t submitted = track->submitted_ns;
         bool uncovered = submitted != track->done_ns && track->count == 0;
-        pthread_mutex_unlock(&track->lock);
+        pthread_mutex_unlock(track->lock);
         if (uncovered) vgpu_track_synced(track, submitted, now_ns);
     }
 }
 
 /* When our work of the slice ended: by the GPU's clock where a timed mark says so. */
-static uint64_t drain_time(struct vgpu_pace *pace) {
+static uint64_t drain_time(const struct vgpu_pace *pace) {
     uint64_t drained = 0;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        pthread_mutex_lock(&track->lock);
         uint64_t end = track->slice_end_ns ? track->slice_end_ns : track->drained_ns;
         if (track->epoch == pace->slice.epoch) drained = later(drained, end);
-        pthread_mutex_unlock(&track->lock);
     }
     return drained;
 }
@@ -167,6 +253,7 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace) {
             /* It had drained before anybody wanted the slice closed: a short pause is part of the
              * occupancy, a longer one is not. */
             if (idle_since) drained = now - idle_since <= VGPU_GATE_PAUSE_NS ? now : idle_since;
+            else learn_overlap(pace, minus(drained, pace->begun_ns));
             vgpu_slice_leave(pace, drained);
         }
         left = !pace->joined;
@@ -180,8 +267,10 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns, uint64_t 
     pthread_mutex_lock(&pace->lock);
     const struct vgpu_gate_slice slice = pace->slice;
     uint64_t end = *end_ns = pace->flight_end_ns;
+    bool marked = pace->tails_marked == slice.epoch;
     pthread_mutex_unlock(&pace->lock);
-    if (alone_in(pace, slice.epoch)) {
+    if (!marked) return now_ns + 5000; /* a launch is on its way into the driver */
+    if (!vgpu_slice_wanted(pace, slice.epoch)) {
         /* Nobody waits for the drain: look when the next slice may open, which is later. */
         uint32_t ppm = vgpu_load_relaxed(&pace->gate.device->share_ppm);
         uint64_t next = slice.base_ns + minus(end, slice.open_ns) * VGPU_WHOLE_GPU / (ppm ? ppm : 1);
@@ -192,39 +281,31 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns, uint64_t 
     return now_ns + earlier(12000 + minus(now_ns, end) / 16, 1000000);
 }
 
-static void rob(struct vgpu_pace *pace, struct vgpu_slot *slot, uint32_t epoch, uint64_t now_ns,
-                bool dead) {
-    struct vgpu_use *use = &slot->use[pace->device];
-    uint64_t busy = epoch;
-    if (!dead) vgpu_store_release(&use->gate_drained_ns, now_ns);
-    if (!vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0)) || dead) return;
-    const struct vgpu_event event = {
-        .kind = VGPU_EVENT_COMPUTE_STOLEN,
-        .device = pace->device,
-        .value = {epoch, now_ns - pace->wanted_since_ns, vgpu_slot_pid(slot->owner)},
-    };
-    vgpu_session_event(pace->session, &event);
-}
-
-void vgpu_slice_nudge(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns) {
-    if (pace->wanted_epoch != slice->epoch) {
-        pace->wanted_epoch = slice->epoch;
-        pace->wanted_since_ns = now_ns;
-        vgpu_gate_begin_close(pace->gate, slice->epoch);
-        vgpu_wake_word(&pace->gate.device->gate_bell);
+uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
+    uint64_t now = vgpu_now_ns();
+    pthread_mutex_lock(&pace->lock);
+    bool joined = pace->joined;
+    const struct vgpu_gate_slice slice = pace->slice;
+    bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS && pace->started;
+    pthread_mutex_unlock(&pace->lock);
+    if (!joined) return 0;
+    bool wanted = vgpu_slice_wanted(pace, slice.epoch);
+    bool over = !vgpu_gate_holds(pace->gate, slice.epoch) || (wanted && now >= slice.end_shared_ns);
+    if (!over && !wanted) return 0;
+    vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
+    if (over) return vgpu_slice_close_step(pace) ? 0 : now + TEND_NS;
+    if (vgpu_load_seq_cst(&pace->launching) || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
+    vgpu_slice_look(pace, quiet);
+    pthread_mutex_lock(&pace->lock);
+    uint64_t again = 0;
+    if (pace->joined && pace->slice.epoch == slice.epoch) {
+        bool drained = vgpu_slice_flight(pace, now) == 0 && pace->started;
+        again = drained ? pace->drained_ns + VGPU_GATE_PAUSE_NS : later(pace->flight_end_ns, now + TEND_NS);
+        if (drained && now >= again) {
+            vgpu_slice_leave(pace, pace->drained_ns);
+            again = 0;
+        }
     }
-    uint64_t waited = now_ns - pace->wanted_since_ns;
-    struct vgpu_region *region = pace->session->region;
-    uint32_t used = vgpu_load_acquire(&region->header.slots_used);
-    for (uint32_t i = 0; i < used && i < VGPU_MAX_SLOTS; i++) {
-        struct vgpu_slot *slot = &region->slots[i];
-        struct vgpu_use *use = &slot->use[pace->device];
-        if (slot == pace->session->slot || vgpu_load_seq_cst(&use->gate_busy) != slice->epoch) continue;
-        if (vgpu_slot_state(vgpu_load_acquire(&slot->owner)) != VGPU_SLOT_LIVE) continue;
-        enum vgpu_life life = waited > 2000000 ? vgpu_slot_life(slot) : VGPU_ALIVE;
-        bool dead = life == VGPU_GONE || life == VGPU_EXITING;
-        bool deaf = waited > VGPU_DEAF_NS && now_ns > vgpu_load_relaxed(&use->gate_seen_ns) + VGPU_DEAF_NS;
-        if (dead || deaf || waited > VGPU_ENDLESS_NS) rob(pace, slot, slice->epoch, now_ns, dead);
-    }
-    settle(pace, slice, now_ns);
+    pthread_mutex_unlock(&pace->lock);
+    return again ? earlier(later(again, now + 10000), slice.end_shared_ns) : 0;
 }

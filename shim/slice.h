@@ -1,5 +1,5 @@
-/* One process's part in the slices of one device: joining, what is in flight, draining, leaving, and
- * getting on when another process of the session does not answer. */
+/* One process's part in the slices of one device: opening, what is in flight, draining, leaving, and
+ * getting on when the process that holds a slice does not answer. */
 #ifndef VGPU_SLICE_H
 #define VGPU_SLICE_H
 
@@ -8,8 +8,8 @@
 #include "marks.h"
 #include "session.h"
 
-#define VGPU_DEAF_NS UINT64_C(64000000)     /* no sign of life from a draining process: robbed */
-#define VGPU_ENDLESS_NS UINT64_C(250000000) /* drains longer than this: robbed, or the valve */
+#define VGPU_DEAF_NS UINT64_C(64000000)     /* no sign of life from the holder: robbed */
+#define VGPU_ENDLESS_NS UINT64_C(250000000) /* draining longer than this: robbed, or the valve */
 
 struct vgpu_pace {
     struct vgpu_session *session;
@@ -19,22 +19,34 @@ struct vgpu_pace {
     struct vgpu_track *tracks;
     struct vgpu_book *book;
 
-    pthread_mutex_t lock; /* guards what follows; no driver call is made under it */
-    bool joined;          /* we are busy in `slice` */
+    pthread_mutex_t lock; /* guards what follows and the tracks; no driver call is made under it */
+    bool joined;          /* we hold `slice` */
     bool started;         /* … and have submitted into it */
     struct vgpu_gate_slice slice;
+    uint64_t begun_ns;       /* when the slice's first launch call returned; 0 = not yet */
+    uint64_t slice_flight_ns; /* predicted work submitted into the slice */
     uint64_t flight_end_ns;  /* predicted: all that was submitted has ended */
     uint64_t last_submit_ns;
     uint64_t drained_ns;     /* all confirmed ended, since then; 0 = something is in flight */
+    uint32_t overlap;        /* how long predicted work really takes, in 1/1024: streams overlap */
     bool looked;             /* since the last submit */
     bool watched;            /* the watcher runs */
+    uint32_t tails_marked;   /* epoch whose tails carry their last mark */
+    uint32_t wanted_epoch;   /* another's slice that we wait for, … */
+    uint64_t wanted_since_ns; /* … since when */
 
     uint32_t launching;      /* launches between admission and the driver's return */
     uint32_t closer;         /* 1: some thread is in vgpu_slice_close_step */
-    uint32_t tails_marked;   /* epoch whose tails carry their last mark */
-    uint32_t wanted_epoch;   /* the slice we saw others drain, … */
-    uint64_t wanted_since_ns; /* … since when */
 };
+
+/* True if another process waits for the slice to end. */
+static inline bool vgpu_slice_wanted(const struct vgpu_pace *pace, uint32_t epoch) {
+    return __atomic_load_n(&pace->gate.device->gate_wanted, __ATOMIC_SEQ_CST) == epoch;
+}
+
+/* Takes a slice for a launch first wanted at request_ns: true. False: *until_ns says when to ask
+ * again at the latest; the bell may ring before. Caller holds the lock. */
+bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns, uint64_t *until_ns);
 
 /* Predicted work in flight on all tracks, ns, after what the marks have confirmed; brings
  * flight_end_ns and drained_ns up to date. Caller holds the lock. */
@@ -43,8 +55,7 @@ uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns);
 /* Polls all tracks; with tails, first marks what is not yet marked. Caller does not hold the lock. */
 void vgpu_slice_look(struct vgpu_pace *pace, bool tails);
 
-/* Leaves the slice: our work had drained at drained_ns. Closes it if we were the last. Caller holds
- * the lock. */
+/* Leaves the slice and closes it: our work had drained at drained_ns. Caller holds the lock. */
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns);
 
 /* One step, without waiting, towards draining and leaving our slice. True once we have left. */
@@ -53,11 +64,8 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace);
 /* When to look again at a slice that is being closed; *end_ns = predicted drain. */
 uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns, uint64_t *end_ns);
 
-/* An open slice that is over is held up by others (or by nobody who lives): asks them to drain,
- * robs the dead, the deaf and the endless, closes it when none is left. Caller holds the lock. */
-void vgpu_slice_nudge(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns);
-
-/* True if no other live process is busy in our slice. */
-bool vgpu_slice_alone(struct vgpu_pace *pace);
+/* For the watcher: gives our slice up if another process waits for it and we have drained, or it is
+ * over. Returns when to look again, 0 = when the bell rings. */
+uint64_t vgpu_slice_tend(struct vgpu_pace *pace);
 
 #endif

@@ -122,7 +122,20 @@ static int claim_free(struct vgpu_region *region, uint32_t pid, const char *name
     return -1;
 }
 
+/* After exec the process is the same (pid, start time), its driver state is not: what the old image
+ * held is gone, and its slot with it. */
+static void leave_before_exec(struct vgpu_region *region, uint32_t pid) {
+    uint32_t used = vgpu_load_acquire(&region->header.slots_used);
+    for (uint32_t i = 0; i < used && i < VGPU_MAX_SLOTS; i++) {
+        uint64_t owner = vgpu_load_acquire(&region->slots[i].owner);
+        if (vgpu_slot_pid(owner) != pid || vgpu_slot_state(owner) == VGPU_SLOT_FREE) continue;
+        uint64_t freed = owner_word(0, next_generation(owner), VGPU_SLOT_FREE);
+        vgpu_cas_seq_cst(&region->slots[i].owner, &owner, freed);
+    }
+}
+
 int vgpu_slot_claim(struct vgpu_region *region, uint32_t pid, const char *name) {
+    leave_before_exec(region, pid);
     int index = claim_free(region, pid, name);
     if (index < 0 && vgpu_slot_reap(region) > 0) index = claim_free(region, pid, name);
     return index;

@@ -8,15 +8,15 @@
 #include "wait.h"
 
 #define ASLEEP_NS UINT64_C(10000000000) /* deadline of a sleep with nothing to do */
-#define TENDING_NS UINT64_C(50000)     /* between two looks while a neighbour waits */
 
 static void *watch(void *argument) {
     struct vgpu_pace *pace = argument;
     uint32_t *bell = vgpu_pace_bell(pace);
     for (;;) {
         uint32_t heard = vgpu_load_acquire(bell);
-        if (vgpu_pace_tend(pace))
-            vgpu_wait_until(vgpu_now_ns() + TENDING_NS);
+        uint64_t again = vgpu_pace_tend(pace);
+        if (again)
+            vgpu_wait_until(again);
         else
             vgpu_wait_word(bell, heard, vgpu_now_ns() + ASLEEP_NS);
     }

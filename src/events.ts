@@ -20,6 +20,8 @@ export class EventFeed implements AsyncIterable<Event> {
   readonly #ring: Ring;
   readonly #own: Event[] = [];
   #isClosing = false;
+  /** Called before each sleep, with the bell already armed: the place to look for what else a shim may want. */
+  beforeSleep: () => void = () => {};
   #wake: () => void = () => {};
 
   constructor(region: Region) {
@@ -51,6 +53,7 @@ export class EventFeed implements AsyncIterable<Event> {
       if (this.#isClosing) break;
       this.#region.store32(header.bell_wanted, 1);
       yield* this.#take(); // published between the last look and the flag
+      this.beforeSleep();
       if (this.#own.length > 0 || this.#isClosing) continue;
       const canSleep = this.#ring.isEmpty && bell !== null;
       await (canSleep ? rung : Promise.race([rung, Bun.sleep(WRITING_MS)]));

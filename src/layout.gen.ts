@@ -30,7 +30,9 @@ export const header = {
   default_context_bytes: 80,
   bell_wanted: 88,
   slots_used: 92,
-  header_pad: 96,
+  audit_wanted: 96,
+  audit_done: 100,
+  header_pad: 104,
   ring_head: 128,
   ring_lost: 136,
   unknown_calls: 144,
@@ -55,7 +57,9 @@ export const device = {
   gate_base: 136,
   gate_bell: 152,
   gate_closing: 156,
-  gate_pad: 160,
+  gate_wanted: 160,
+  gate_spare: 164,
+  gate_pad: 168,
 } as const;
 
 /** Byte offsets in `struct vgpu_use`. */
@@ -73,7 +77,8 @@ export const use = {
   gate_busy: 72,
   gate_drained_ns: 80,
   gate_seen_ns: 88,
-  use_pad: 96,
+  gate_wants_ns: 96,
+  use_pad: 104,
 } as const;
 
 /** Byte offsets in `struct vgpu_slot`. */

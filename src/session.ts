@@ -1,4 +1,4 @@
-import type { ContextCosts } from "./devices.ts";
+import { type ContextCosts, needsCards, resolveContent, visibleDevices } from "./devices.ts";
 import { hasDriver } from "./driver.ts";
 import { quote, VgpuError } from "./errors.ts";
 import { type Changes, endAs, launch } from "./launch.ts";
@@ -103,7 +103,6 @@ async function prepare(
   isDriven: boolean,
   nvml: NvmlOnDemand,
 ) {
-  const { needsCards, resolveContent, visibleDevices } = await import("./devices.ts");
   const changes: Changes = {
     set: { ...plan.env, ...simulation?.set },
     prefix: { ...simulation?.prefix },

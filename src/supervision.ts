@@ -33,6 +33,7 @@ export async function supervise({
   const census = new Census(region);
   const feed = new EventFeed(region);
   const watch = new Watch(region, census, feed, openNvml);
+  feed.beforeSleep = () => watch.nudgeIfWanted();
   const publish = (kind: string, values: Event["values"], pid = target.pid, name = "") =>
     feed.publish({ pid, gpu: null, kind, api: null, name, values });
   feed.publish({

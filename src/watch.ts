@@ -1,6 +1,7 @@
 import { Audit } from "./audit.ts";
 import type { Census, Member } from "./census.ts";
 import type { EventFeed } from "./events.ts";
+import { header } from "./layout.gen.ts";
 import { monotonicNs } from "./libc.ts";
 import type { Nvml } from "./nvml.ts";
 import type { Region } from "./region.ts";
@@ -51,6 +52,12 @@ export class Watch {
     }
   }
 
+  /** A shim asks for a fresh look at NVML before it refuses. */
+  nudgeIfWanted(): void {
+    if (this.#region.load32(header.audit_wanted) !== this.#region.load32(header.audit_done))
+      this.#nudge();
+  }
+
   /** Something happened: look now. */
   nudge(): void {
     this.#nudge();
@@ -63,11 +70,13 @@ export class Watch {
 
   /** One look. Nothing is done before a process has joined. */
   look(target: number): void {
+    const wanted = this.#region.load32(header.audit_wanted);
     for (const member of this.#census.update(this.#audit?.holdsMemory)) this.#reportExit(member);
     if (this.#census.members.size > 0) {
       if (this.#audit === undefined) this.#audit = this.#startAudit(target);
       this.#audit?.look(this.#census);
     }
+    this.#region.store32(header.audit_done, wanted);
     this.reportThrottling(THROTTLE_REPORT_NS);
   }
 

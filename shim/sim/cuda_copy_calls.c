@@ -1,5 +1,5 @@
 /* The entry points that copy. Each is there for the legacy and for the per-thread default stream.
- * The 32-bit calls of CUDA 2 are left to cuda_missing.c. */
+ * The 32-bit calls of CUDA 2 are in cuda_legacy.c. */
 #include "cuda_copy_calls.h"
 
 #define HOST CU_MEMORYTYPE_HOST

@@ -96,3 +96,9 @@ void object_drop(void *pointer) {
     object->next_free = dead[kind - SIM_DEAD];
     dead[kind - SIM_DEAD] = object;
 }
+
+LOCAL int sim_legacy_code(void);
+int sim_legacy_code(void) {
+    SIM_ENTER();
+    return CUDA_ERROR_INVALID_CONTEXT;
+}

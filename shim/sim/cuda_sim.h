@@ -15,6 +15,8 @@
 #ifndef VGPU_CUDA_SIM_H
 #define VGPU_CUDA_SIM_H
 
+#include <pthread.h>
+
 #include "../cuda_abi.h"
 #include "sim.h"
 

@@ -97,7 +97,7 @@ struct sim_machine {
     uint64_t next_id;
     uint64_t switch_ns;
     int32_t proc_end; /* slots from here on were never used */
-    uint64_t lock; /* pid and thread of the owner, 0 = free (sim_lock.c) */
+    uint64_t lock;    /* pid and thread of the owner, 0 = free (sim_lock.c) */
     struct sim_card card[SIM_MAX_CARDS];
     struct sim_share share[SIM_MAX_SHARES];
     struct sim_proc proc[SIM_MAX_PROCS];
@@ -124,11 +124,13 @@ sim_card_visible(int card_of[SIM_MAX_CARDS]); /* CUDA_VISIBLE_DEVICES applied; n
 SIM_INTERNAL void sim_lock(struct sim_machine *machine);
 SIM_INTERNAL void sim_unlock(struct sim_machine *machine);
 SIM_INTERNAL bool sim_holds(const struct sim_machine *machine); /* false: it was taken from us */
-/* State (R, S, T, Z, ...) and start time of a thread or, with tid 0, a process; false if it is gone. */
+/* State (R, S, T, Z, ...) and start time of a thread or, with tid 0, a process; false if it is
+ * gone. */
 SIM_INTERNAL bool sim_thread_stat(int pid, int tid, char *state, uint64_t *started);
 
 /* --- sim_state.c: the mapped file --- */
-SIM_INTERNAL void sim_recover(struct sim_machine *machine); /* after the lock was taken over; lock held */
+SIM_INTERNAL void
+sim_recover(struct sim_machine *machine);           /* after the lock was taken over; lock held */
 SIM_INTERNAL struct sim_machine *sim_machine(void); /* maps it; NULL if that failed */
 SIM_INTERNAL int
 sim_proc_join(struct sim_machine *machine);              /* slot of this process, -1 = table full */

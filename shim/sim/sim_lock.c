@@ -1,6 +1,7 @@
-/* The machine's lock. It is held for less than a microsecond, but its owner may be killed or stopped
- * (SIGSTOP, a debugger) while it has it; neither may hold up the others. So a waiter that has waited
- * for 2 ms looks at the owner's state, and takes the lock over. A robust mutex covers only death. */
+/* The machine's lock. It is held for less than a microsecond, but its owner may be killed or
+ * stopped (SIGSTOP, a debugger) while it has it; neither may hold up the others. So a waiter that
+ * has waited for 2 ms looks at the owner's state, and takes the lock over. A robust mutex covers
+ * only death. */
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -53,8 +54,8 @@ static bool owner_lost(uint64_t owner) {
 }
 
 static bool try_lock(struct sim_machine *machine, uint64_t from) {
-    return __atomic_compare_exchange_n(&machine->lock, &from, this_thread(), false, __ATOMIC_ACQUIRE,
-                                       __ATOMIC_RELAXED);
+    return __atomic_compare_exchange_n(&machine->lock, &from, this_thread(), false,
+                                       __ATOMIC_ACQUIRE, __ATOMIC_RELAXED);
 }
 
 void sim_lock(struct sim_machine *machine) {
@@ -84,5 +85,6 @@ bool sim_holds(const struct sim_machine *machine) {
 /* If the lock was taken over, it is somebody else's now. */
 void sim_unlock(struct sim_machine *machine) {
     uint64_t mine = this_thread();
-    __atomic_compare_exchange_n(&machine->lock, &mine, 0, false, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
+    __atomic_compare_exchange_n(&machine->lock, &mine, 0, false, __ATOMIC_RELEASE,
+                                __ATOMIC_RELAXED);
 }

@@ -29,8 +29,9 @@ static void *worker(void *number) {
 int main(void) {
     mapped[0] = region_new(64 * MiB);
     mapped[1] = mremap(mapped[0], 0, sizeof *mapped[0], MREMAP_MAYMOVE);
+    const pid_t pids[2] = {getpid(), getppid()};
     for (int i = 0; i < 2; i++)
-        if (vgpu_slot_claim(mapped[i], (uint32_t)getpid(), "test") != i) return 1;
+        if (vgpu_slot_claim(mapped[i], (uint32_t)pids[i], "test") != i) return 1;
     pthread_t threads[8];
     for (uintptr_t i = 0; i < 8; i++) pthread_create(&threads[i], NULL, worker, (void *)i);
     usleep(1000000);

@@ -56,6 +56,7 @@ if [ "$what" != pure ] && [ -n "${SIM:-}" ]; then
         -o "$out/shim.so" $sources $shim/trampoline_"$(uname -m)".S
     "$cc" $flags make_region.c -o "$out/make_region"
     on_sim memory_paths 0x100000000
+    on_sim memory_closed none
     on_sim memory_nvml 0x100000000
     on_sim memory_exec 0x100000000
     on_sim memory_soak 0x100000000 200

@@ -44,6 +44,7 @@ int main(void) {
     check_start();
     setenv("VGPU_SIM_GPUS", "3", 1);
     setenv("VGPU_SIM_CARD", "rtx3080", 1);
+    setenv("VGPU_SIM_KERNELS", "long=30000,forever=inf", 1);
     nvmlDevice_t device;
     char uuid[80], list[200], name[96];
     MUST(nvmlInit_v2());
@@ -78,6 +79,32 @@ int main(void) {
     MUST(cuDeviceGetUuid_v2(&id, 2));
     CHECK("68 SMs, 8.6, the same UUID in both libraries",
           context && sms == 68 && major == 8 && (unsigned char)id.bytes[2] == 2);
+    /* an event of one card is waited for on another */
+    CUcontext other;
+    CUstream here, there;
+    CUevent event;
+    MUST(cuStreamCreate(&here, 1));
+    MUST(cuEventCreate(&event, CU_EVENT_DISABLE_TIMING));
+    MUST(check_launch(check_kernel("long"), here, NULL));
+    MUST(cuEventRecord(event, here));
+    MUST(cuDevicePrimaryCtxRetain(&other, 1));
+    MUST(cuCtxSetCurrent(other));
+    CUfunction quick = check_kernel("quick");
+    MUST(cuStreamCreate(&there, 1));
+    MUST(cuStreamWaitEvent(there, event, 0));
+    MUST(check_launch(quick, there, NULL));
+    CHECK("another card's stream waits", cuStreamQuery(there) == 600);
+    MUST(cuStreamSynchronize(there));
+    CHECK("until the event", cuEventQuery(event) == 0);
+    /* an endless kernel ends with its context */
+    MUST(check_launch(check_kernel("forever"), there, NULL));
+    MUST(check_launch(quick, there, NULL));
+    CHECK("an endless kernel", cuStreamQuery(there) == 600);
+    MUST(cuDevicePrimaryCtxReset_v2(1));
+    MUST(cuDevicePrimaryCtxRetain(&other, 1));
+    MUST(check_launch(check_kernel("quick"), NULL, NULL));
+    CHECK("ends with its context", cuCtxSynchronize() == 0);
+    MUST(cuCtxSetCurrent(context));
     unsigned int count = 0;
     nvmlProcessInfo_t process[8];
     MUST(nvmlDeviceGetHandleByIndex_v2(0, &device));

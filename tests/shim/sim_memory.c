@@ -45,6 +45,10 @@ static void sized_paths(void) {
     CHECK("and 100 more do not fit", cuMemAlloc_v2(&r, 100ULL << 30) == 2);
     MUST(cuMemFree_v2(p));
     unsigned int v1 = 0;
+    CUDA_ARRAY_DESCRIPTOR_v1 old = {64, 64, CU_AD_FORMAT_FLOAT, 1};
+    CUarray array;
+    CHECK("32-bit copies and arrays are 201",
+          cuMemcpyHtoD(1, &v1, 4) == 201 && cuArrayCreate(&array, &old) == 201);
     CHECK("the 32-bit calls", cuMemAlloc((CUdeviceptr_v1 *)&v1, 10) == 201 &&
                                   !cuDeviceTotalMem(&v1, 0) && v1 == 0xffffffffu);
 }

@@ -199,6 +199,31 @@ static int churn(void) {
     }
 }
 
+/* Stops at random moments: nobody else may wait for the stopped one. */
+static void stops(void) {
+    CUdeviceptr p;
+    double slowest = 0;
+    pid_t pid = fork();
+    if (!pid) {
+        execl(self, self, "churn", "", (char *)NULL);
+        _exit(127);
+    }
+    nanosleep(&(struct timespec){0, 50000000}, NULL);
+    for (int i = 0; i < 100; i++) {
+        kill(pid, SIGSTOP);
+        double begin = check_now();
+        MUST(cuMemAlloc_v2(&p, 5 * MIB));
+        MUST(cuMemFree_v2(p));
+        if (check_now() - begin > slowest) slowest = check_now() - begin;
+        kill(pid, SIGCONT);
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    }
+    printf("# slowest beside a stopped process: %.1f ms\n", slowest);
+    CHECK("100 stops hold nobody up", slowest < 500);
+    kill(pid, SIGKILL);
+    finish(pid);
+}
+
 static void forked(void) {
     pid_t pid = fork();
     if (!pid) {
@@ -262,6 +287,7 @@ int main(int count, char **words) {
     time_slices();
     endless();
     kills();
+    stops();
     forked();
     handles();
     return check_failed;
