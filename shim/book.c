@@ -25,8 +25,8 @@ struct vgpu_book_entry *vgpu_book_find(struct vgpu_book *book, uint64_t key) {
             return entry;
         }
     }
-    struct vgpu_book_entry *victim = &book->entries[(home + key / VGPU_BOOK_ENTRIES % NEIGHBOURHOOD) &
-                                                    (VGPU_BOOK_ENTRIES - 1)];
+    struct vgpu_book_entry *victim =
+        &book->entries[(home + key / VGPU_BOOK_ENTRIES % NEIGHBOURHOOD) & (VGPU_BOOK_ENTRIES - 1)];
     *victim = (struct vgpu_book_entry){.key = key};
     return victim;
 }
@@ -43,10 +43,8 @@ static uint32_t saturate(uint64_t ns) { return ns < UINT32_MAX ? (uint32_t)ns : 
 
 void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns) {
     uint32_t measured = saturate(measured_ns ? measured_ns : 1);
-    if (entry->timed == 0 || measured < entry->estimate_ns)
-        entry->estimate_ns = measured;
-    else
-        entry->estimate_ns += (measured - entry->estimate_ns) / 4;
+    if (entry->timed == 0 || measured < entry->estimate_ns) entry->estimate_ns = measured;
+    else entry->estimate_ns += (measured - entry->estimate_ns) / 4;
     if (entry->timed < UINT16_MAX) entry->timed++;
 }
 

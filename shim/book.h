@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define VGPU_BOOK_ENTRIES 4096U        /* beyond that, keys share entries: only a guess is lost */
-#define VGPU_BOOK_DEFAULT_NS 20000U    /* for a kernel that was never timed */
-#define VGPU_BOOK_TRIALS 3U            /* a new kernel is timed alone that often */
+#define VGPU_BOOK_ENTRIES 4096U     /* beyond that, keys share entries: only a guess is lost */
+#define VGPU_BOOK_DEFAULT_NS 20000U /* for a kernel that was never timed */
+#define VGPU_BOOK_TRIALS 3U         /* a new kernel is timed alone that often */
 
 struct vgpu_book_entry {
     uint64_t key;
@@ -24,7 +24,8 @@ struct vgpu_book {
 /* Key of a kernel launch; a graph's key is its handle with dims 0. */
 uint64_t vgpu_book_key(const void *function, uint64_t grid_blocks, uint64_t block_threads);
 
-/* The key's entry, made if new (displacing an old one when its neighbourhood is full). Never NULL. */
+/* The key's entry, made if new (displacing an old one when its neighbourhood is full). Never NULL.
+ */
 struct vgpu_book_entry *vgpu_book_find(struct vgpu_book *book, uint64_t key);
 
 /* Prediction for one launch, ns. */
@@ -37,7 +38,8 @@ bool vgpu_book_wants_trial(const struct vgpu_book_entry *entry);
  * because its code is loaded, a later one because other work ran beside it. */
 void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns);
 
-/* A group whose predictions summed to predicted_ns took measured_ns: each member moves by the ratio. */
+/* A group whose predictions summed to predicted_ns took measured_ns: each member moves by the
+ * ratio. */
 void vgpu_book_learn_group(struct vgpu_book_entry *const *members, unsigned count,
                            uint64_t predicted_ns, uint64_t measured_ns);
 

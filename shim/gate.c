@@ -19,7 +19,9 @@ static uint64_t to_ticks(struct vgpu_gate gate, uint64_t ns) {
     return ns > gate.start_ns ? (ns - gate.start_ns) / TICK_NS : 0;
 }
 
-static uint64_t to_ns(struct vgpu_gate gate, uint64_t ticks) { return gate.start_ns + ticks * TICK_NS; }
+static uint64_t to_ns(struct vgpu_gate gate, uint64_t ticks) {
+    return gate.start_ns + ticks * TICK_NS;
+}
 
 static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -39,7 +41,8 @@ uint64_t vgpu_gate_slice_ns(uint32_t share_ppm, uint64_t period_ns) {
 static uint64_t end_of(uint64_t open_ns, uint64_t base_ns, uint32_t ppm, uint64_t period_ns) {
     uint64_t catch_up = VGPU_GATE_SLICE_MAX_NS;
     if (ppm < VGPU_WHOLE_GPU) catch_up = minus(open_ns, base_ns) * ppm / (VGPU_WHOLE_GPU - ppm);
-    return open_ns + later(vgpu_gate_slice_ns(ppm, period_ns), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
+    return open_ns +
+           later(vgpu_gate_slice_ns(ppm, period_ns), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
 }
 
 static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slice *slice) {
@@ -105,7 +108,8 @@ bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns)
     /* A stopped opener of long ago may have left an old base: it never buys more than this. */
     base = later(base, minus(opened, VGPU_GATE_SLICE_MAX_NS / TICK_NS));
     uint64_t next = base + charge * VGPU_WHOLE_GPU / share_of(gate);
-    if (!vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(next, epoch, false))) return false;
+    if (!vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(next, epoch, false)))
+        return false;
     book(gate, charge * TICK_NS);
     vgpu_add_relaxed(&gate.device->slices, UINT64_C(1));
     return true;

@@ -2,21 +2,20 @@
  * region, takes the time as an argument, calls no driver and no clock, never waits.
  *
  * Glossary
- *   slice     a stretch of submitted work: opened by the first launch into a drained session, closed
- *             when its process has drained. Its charge is drained − opened.
- *   epoch     the slice's number, 1 … 32767 and round again. Only who holds the epoch may act on it.
- *   next      earliest start of the next slice: base + charge ÷ share.
- *   base      where the schedule stood when the slice was opened: next, or the request less the
- *             credit if that is later (an idle session does not save up more than the credit).
- *   busy      the process that opened the slice and has not left it (use.gate_busy = epoch). A slice
- *             belongs to one process: two in one slice would have the driver switch between them,
- *             150 us a time, and neither's events would tell when the GPU worked for it.
+ *   slice     a stretch of submitted work: opened by the first launch into a drained session,
+ * closed when its process has drained. Its charge is drained − opened. epoch     the slice's
+ * number, 1 … 32767 and round again. Only who holds the epoch may act on it. next      earliest
+ * start of the next slice: base + charge ÷ share. base      where the schedule stood when the slice
+ * was opened: next, or the request less the credit if that is later (an idle session does not save
+ * up more than the credit). busy      the process that opened the slice and has not left it
+ * (use.gate_busy = epoch). A slice belongs to one process: two in one slice would have the driver
+ * switch between them, 150 us a time, and neither's events would tell when the GPU worked for it.
  *
- * The whole schedule is ONE word, so every step is one compare-and-swap and a kill between two steps
- * leaves a valid state:   ticks of 100 ns since the session's start << 16 | epoch << 1 | open
- * where ticks say when the slice was opened (open = 1) or when the next may open (open = 0). The base
- * of epoch e lies in gate_base[e & 1]; it is stored before the word says "open", and every value a
- * losing opener may leave there is one it was entitled to, give or take the credit.
+ * The whole schedule is ONE word, so every step is one compare-and-swap and a kill between two
+ * steps leaves a valid state:   ticks of 100 ns since the session's start << 16 | epoch << 1 | open
+ * where ticks say when the slice was opened (open = 1) or when the next may open (open = 0). The
+ * base of epoch e lies in gate_base[e & 1]; it is stored before the word says "open", and every
+ * value a losing opener may leave there is one it was entitled to, give or take the credit.
  */
 #ifndef VGPU_GATE_H
 #define VGPU_GATE_H
@@ -26,10 +25,11 @@
 
 #include "region.h"
 
-#define VGPU_GATE_CREDIT_NS UINT64_C(50000000)     /* what an idle session may have saved up */
-#define VGPU_GATE_PERIOD_NS UINT64_C(4000000)      /* alone: a slice is share × this … */
-#define VGPU_GATE_PERIOD_SHARED_NS UINT64_C(20000000) /* while another process waits for its slice: \
-                                                         a hand-over costs the card 150 µs */
+#define VGPU_GATE_CREDIT_NS UINT64_C(50000000) /* what an idle session may have saved up */
+#define VGPU_GATE_PERIOD_NS UINT64_C(4000000)  /* alone: a slice is share × this … */
+#define VGPU_GATE_PERIOD_SHARED_NS                                                                 \
+    UINT64_C(20000000)                             /* while another process waits for its slice:   \
+                                                      a hand-over costs the card 150 µs */
 #define VGPU_GATE_SLICE_MIN_NS UINT64_C(250000)    /* … but at least this */
 #define VGPU_GATE_SLICE_MAX_NS UINT64_C(250000000) /* a slice that is behind schedule may go on */
 #define VGPU_GATE_PAUSE_NS UINT64_C(100000)        /* pauses up to this are part of the occupancy */
@@ -48,10 +48,10 @@ enum vgpu_gate_answer {
 struct vgpu_gate_slice {
     uint32_t epoch;
     uint64_t open_ns;
-    uint64_t base_ns;  /* the schedule's own start: ≤ open_ns, or after it by a debt */
-    uint64_t end_ns;   /* no launch whose predicted end lies beyond is let in … */
+    uint64_t base_ns;       /* the schedule's own start: ≤ open_ns, or after it by a debt */
+    uint64_t end_ns;        /* no launch whose predicted end lies beyond is let in … */
     uint64_t end_shared_ns; /* … while another process waits: later, for fewer hand-overs */
-    uint64_t until_ns; /* with VGPU_GATE_WAIT */
+    uint64_t until_ns;      /* with VGPU_GATE_WAIT */
 };
 
 /* Asks for a slice at now_ns for a launch first wanted at request_ns (≤ now_ns). */

@@ -4,14 +4,15 @@
 #include "pace.h"
 #include "pools.h"
 
-/* GATED(call, stream, per_thread, key): the driver's answer to `call`, made when the gate lets it. */
+/* GATED(call, stream, per_thread, key): the driver's answer to `call`, made when the gate lets it.
+ */
 #define GATED(call, stream, per_thread, key)                                                       \
     do {                                                                                           \
         if (__builtin_expect(!vgpu_pace_gated(), 1)) return call;                                  \
         struct vgpu_passage passage;                                                               \
         vgpu_pace_enter(&passage, stream, per_thread, key);                                        \
         CUresult result = call;                                                                    \
-        vgpu_pace_leave(&passage);                                                         \
+        vgpu_pace_leave(&passage);                                                                 \
         return result;                                                                             \
     } while (0)
 

@@ -64,7 +64,8 @@ static void leave(bool entered) {
 static CUevent event_get(struct vgpu_clock *clock, bool timed) {
     CUevent event = NULL;
     pthread_mutex_lock(&clock->lock);
-    if (clock->context && clock->free_count[timed]) event = clock->free[timed][--clock->free_count[timed]];
+    if (clock->context && clock->free_count[timed])
+        event = clock->free[timed][--clock->free_count[timed]];
     pthread_mutex_unlock(&clock->lock);
     if (event || !clock->context) return event;
     bool entered = enter(clock);
@@ -125,7 +126,8 @@ struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lo
         if (track->gone && track->count == 0 && track->clock->context == context) spare = track;
     }
     if (!context) return NULL;
-    struct vgpu_track *track = spare && vgpu_exchange_acq_rel(&spare->polling, 1U) == 0 ? spare : NULL;
+    struct vgpu_track *track =
+        spare && vgpu_exchange_acq_rel(&spare->polling, 1U) == 0 ? spare : NULL;
     if (!track) {
         track = calloc(1, sizeof *track);
         if (!track) return NULL;
@@ -161,7 +163,8 @@ CUevent vgpu_track_start(struct vgpu_track *track) {
 
 /* Of each eight groups' worth of work one group is timed. */
 static bool group_begins(struct vgpu_track *track) {
-    bool due = track->submitted_ns >= track->group_due_ns || track->launches >= track->group_due_launches;
+    bool due =
+        track->submitted_ns >= track->group_due_ns || track->launches >= track->group_due_launches;
     bool busy = track->group_start || track->group_out || track->group_opening;
     if (!due || busy || track->unmarked_launches != 1) return false;
     track->group_due_ns = track->submitted_ns + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_NS;
@@ -207,11 +210,14 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     pthread_mutex_lock(track->lock);
     bool full = track->count == VGPU_MARK_QUEUE;
     CUevent group_start = trial ? NULL : track->group_start;
+    /* What was submitted before the record is covered; what other threads add meanwhile may not be.
+     */
+    uint64_t covers = track->submitted_ns;
     pthread_mutex_unlock(track->lock);
     timed = timed || trial || group_start;
     CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
-    /* What was submitted before the record is covered; what other threads add meanwhile may not be. */
-    uint64_t covers = vgpu_load_acquire(&track->submitted_ns);
+    /* What was submitted before the record is covered; what other threads add meanwhile may not be.
+     */
     if (event && !record(track, event)) {
         event_put(track->clock, timed, event);
         event = NULL;
@@ -225,7 +231,10 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     }
     pthread_mutex_lock(track->lock);
     struct vgpu_mark *mark = &track->marks[(track->first + track->count) % VGPU_MARK_QUEUE];
-    *mark = (struct vgpu_mark){.end = event, .timed = timed, .covers_ns = covers, .trial = trial,
+    *mark = (struct vgpu_mark){.end = event,
+                               .timed = timed,
+                               .covers_ns = covers,
+                               .trial = trial,
                                .start = trial ? trial_start : NULL};
     if (!trial && group_start && group_start == track->group_start) {
         mark->start = group_start;
@@ -246,14 +255,26 @@ static uint64_t elapsed_ns(CUevent start, CUevent end) {
     return (uint64_t)((double)ms * 1e6);
 }
 
+/* The mark's end on CLOCK_MONOTONIC by its context's anchor; 0 if that belongs to another slice. */
+static uint64_t map_end(struct vgpu_track *track, const struct vgpu_mark *mark) {
+    struct vgpu_clock *clock = track->clock;
+    pthread_mutex_lock(track->lock);
+    uint32_t epoch = track->epoch;
+    pthread_mutex_unlock(track->lock);
+    pthread_mutex_lock(&clock->lock);
+    CUevent anchor = clock->anchor_epoch == epoch ? clock->anchor : NULL;
+    uint64_t anchor_ns = clock->anchor_ns;
+    pthread_mutex_unlock(&clock->lock);
+    return mark->timed && anchor ? anchor_ns + elapsed_ns(anchor, mark->end) : 0;
+}
+
 /* One completed mark: teach the book, map its time, give the events back. */
 static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     struct vgpu_clock *clock = track->clock;
     uint64_t took = mark->start ? elapsed_ns(mark->start, mark->end) : 0;
-    bool mapped = mark->timed && clock->anchor && clock->anchor_epoch == track->epoch;
-    uint64_t end = mapped ? clock->anchor_ns + elapsed_ns(clock->anchor, mark->end) : 0;
+    uint64_t end = map_end(track, mark);
     pthread_mutex_lock(track->lock);
-    if (mapped) track->slice_end_ns = end;
+    if (end) track->slice_end_ns = end;
     if (mark->trial) {
         if (took) vgpu_book_learn(mark->trial, took);
         mark->trial->in_flight = 0;
@@ -266,26 +287,41 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     event_put(clock, mark->timed, mark->end);
 }
 
+/* The oldest mark that is out. */
+static bool oldest(struct vgpu_track *track, struct vgpu_mark *mark) {
+    pthread_mutex_lock(track->lock);
+    bool any = track->count > 0;
+    if (any) *mark = track->marks[track->first];
+    pthread_mutex_unlock(track->lock);
+    return any;
+}
+
+static void retire(struct vgpu_track *track, const struct vgpu_mark *mark, uint64_t now_ns) {
+    pthread_mutex_lock(track->lock);
+    if (mark->covers_ns > track->done_ns) {
+        track->done_ns = mark->covers_ns;
+        track->drained_ns = now_ns;
+    }
+    if (track->count) { /* 0: the context was forgotten meanwhile */
+        track->first = (track->first + 1) % VGPU_MARK_QUEUE;
+        track->count--;
+    }
+    pthread_mutex_unlock(track->lock);
+}
+
 void vgpu_track_poll(struct vgpu_track *track) {
-    if (vgpu_load_relaxed(&track->count) == 0 || !track->clock->context) return;
+    struct vgpu_mark mark;
+    if (!oldest(track, &mark)) return;
     if (vgpu_exchange_acq_rel(&track->polling, 1U) != 0) return;
     CUstreamCaptureMode mode = vgpu_capture_relax();
     bool entered = enter(track->clock);
-    while (vgpu_load_acquire(&track->count) && track->clock->context) {
-        struct vgpu_mark mark = track->marks[track->first];
+    while (track->clock->context && oldest(track, &mark)) {
         CUresult result = CALL(cuEventQuery)(mark.end);
         if (result == CUDA_ERROR_NOT_READY) break;
-        /* Any other code is the program's own failure, sticky in the context: nothing runs there. */
+        /* Any other code is the program's own failure, sticky in the context: nothing runs there.
+         */
         if (result == CUDA_SUCCESS) settle(track, &mark);
-        uint64_t now = vgpu_now_ns();
-        pthread_mutex_lock(track->lock);
-        if (mark.covers_ns > track->done_ns) {
-            track->done_ns = mark.covers_ns;
-            track->drained_ns = now;
-        }
-        track->first = (track->first + 1) % VGPU_MARK_QUEUE;
-        track->count--;
-        pthread_mutex_unlock(track->lock);
+        retire(track, &mark, vgpu_now_ns());
     }
     leave(entered);
     vgpu_capture_restore(mode);
@@ -297,7 +333,8 @@ void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t
     if (submitted_ns > track->done_ns) {
         track->done_ns = submitted_ns;
         track->drained_ns = now_ns;
-        if (track->done_ns == track->submitted_ns) track->unmarked_ns = track->unmarked_launches = 0;
+        if (track->done_ns == track->submitted_ns)
+            track->unmarked_ns = track->unmarked_launches = 0;
     }
     pthread_mutex_unlock(track->lock);
 }
@@ -306,17 +343,24 @@ void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch) {
     struct vgpu_clock *clock = track->clock;
     if (vgpu_load_relaxed(&clock->anchor_epoch) == epoch) return;
     pthread_mutex_lock(&clock->lock);
-    bool stale = clock->context && clock->anchor_epoch != epoch;
-    CUevent anchor = clock->anchor;
-    if (stale) vgpu_store_relaxed(&clock->anchor_epoch, epoch), clock->anchor_ns = vgpu_now_ns();
+    bool ours = clock->context && clock->anchor_epoch != epoch;
+    CUevent anchor = ours ? clock->anchor : NULL;
+    if (ours) {
+        vgpu_store_relaxed(&clock->anchor_epoch, epoch);
+        clock->anchor = NULL; /* until it is recorded */
+    }
     pthread_mutex_unlock(&clock->lock);
-    if (!stale) return;
+    if (!ours) return;
     if (!anchor) anchor = event_get(clock, true);
+    uint64_t now = vgpu_now_ns();
     if (anchor && !record(track, anchor)) {
         event_put(clock, true, anchor);
         anchor = NULL;
     }
+    pthread_mutex_lock(&clock->lock);
     clock->anchor = anchor;
+    clock->anchor_ns = now;
+    pthread_mutex_unlock(&clock->lock);
 }
 
 void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {

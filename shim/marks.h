@@ -3,11 +3,10 @@
  *
  * Glossary
  *   track    one stream of the program on one device, with the work we predicted for it.
- *   mark     an event behind a stretch of that work; untimed (cheap), or timed where we need the GPU's
- *            own clock: at both ends of a slice and around the groups from which the book learns.
- *   group    the launches between two marks of a track.
- *   anchor   per context and slice: a timed event put into the drained GPU at a known host time. It
- *            maps the context's event clock to CLOCK_MONOTONIC.
+ *   mark     an event behind a stretch of that work; untimed (cheap), or timed where we need the
+ * GPU's own clock: at both ends of a slice and around the groups from which the book learns. group
+ * the launches between two marks of a track. anchor   per context and slice: a timed event put into
+ * the drained GPU at a known host time. It maps the context's event clock to CLOCK_MONOTONIC.
  *
  * Capture: nothing is ever recorded into, or asked of, a stream that captures. Our queries run with
  * the calling thread in relaxed capture mode, so they cannot break a capture elsewhere.
@@ -34,10 +33,10 @@
 struct vgpu_clock; /* per context: event pools and the anchor */
 
 struct vgpu_mark {
-    CUevent end, start;    /* start: of a timed group or trial, else NULL */
+    CUevent end, start; /* start: of a timed group or trial, else NULL */
     bool timed;
-    uint64_t covers_ns;    /* the track's submitted_ns when the mark was recorded */
-    uint64_t group_ns;     /* the timed group's predictions */
+    uint64_t covers_ns;            /* the track's submitted_ns when the mark was recorded */
+    uint64_t group_ns;             /* the timed group's predictions */
     struct vgpu_book_entry *trial; /* the one launch between start and end */
 };
 
@@ -45,29 +44,31 @@ struct vgpu_track {
     struct vgpu_track *next; /* never unlinked: readers walk the list without a lock */
     struct vgpu_clock *clock;
     CUstream stream;
-    bool per_thread;         /* a per-thread default stream: only its own thread can mark it */
-    int thread;              /* that thread's id */
-    bool gone;               /* destroyed; its tail mark may still be out */
-    uint32_t epoch;          /* last slice that it was used in */
+    bool per_thread; /* a per-thread default stream: only its own thread can mark it */
+    int thread;      /* that thread's id */
+    bool gone;       /* destroyed; its tail mark may still be out */
+    uint32_t epoch;  /* last slice that it was used in */
 
     pthread_mutex_t *lock;
-    uint64_t submitted_ns, done_ns;   /* predicted work since the beginning: handed in, confirmed */
-    uint64_t unmarked_ns;             /* submitted since the last mark */
+    uint64_t submitted_ns, done_ns; /* predicted work since the beginning: handed in, confirmed */
+    uint64_t unmarked_ns;           /* submitted since the last mark */
     uint32_t unmarked_launches;
-    uint64_t drained_ns;              /* when the last confirmed mark was seen done */
-    uint64_t group_due_ns;            /* submitted_ns … */
-    uint64_t group_due_launches;      /* … or launches at which the next timed group starts */
+    uint64_t drained_ns;         /* when the last confirmed mark was seen done */
+    uint64_t flight_end_ns;      /* predicted: all that was submitted here has ended */
+    uint64_t planned_end_ns;     /* the same as planned when it was submitted, for this slice */
+    uint64_t group_due_ns;       /* submitted_ns … */
+    uint64_t group_due_launches; /* … or launches at which the next timed group starts */
     uint64_t launches;
-    CUevent group_start;              /* set: this group is timed */
+    CUevent group_start; /* set: this group is timed */
     uint32_t group_count;
-    uint64_t group_ns;                /* its launches' own predictions */
+    uint64_t group_ns; /* its launches' own predictions */
     struct vgpu_book_entry *group[VGPU_GROUP_LAUNCHES];
-    bool group_opening;               /* somebody is recording its first event */
-    bool group_out;                   /* a timed group's result is awaited: members are kept */
+    bool group_opening; /* somebody is recording its first event */
+    bool group_out;     /* a timed group's result is awaited: members are kept */
     struct vgpu_mark marks[VGPU_MARK_QUEUE];
     uint32_t first, count;
     uint32_t polling;
-    uint64_t slice_end_ns;            /* mapped time of the last timed mark of this slice, 0 = none */
+    uint64_t slice_end_ns; /* mapped time of the last timed mark of this slice, 0 = none */
 };
 
 /* The track of a stream (as given, with the symbol's flavour) in the current context. Makes it on
@@ -81,15 +82,16 @@ bool vgpu_track_captures(CUstream stream, bool per_thread);
 /* Starts a timed trial or group: records a timed event, NULL if that was not possible. */
 CUevent vgpu_track_start(struct vgpu_track *track);
 
-/* Counts a launch that is about to be submitted, predicted to take predicted_ns by itself and to add
- * flight_ns to what is in flight. *begin_group: the caller should begin a timed group, giving the
- * event of vgpu_track_start to vgpu_track_open_group before the launch. Returns true if a mark is due
- * after the launch. Caller holds the lock. */
+/* Counts a launch that is about to be submitted, predicted to take predicted_ns by itself and to
+ * add flight_ns to what is in flight. *begin_group: the caller should begin a timed group, giving
+ * the event of vgpu_track_start to vgpu_track_open_group before the launch. Returns true if a mark
+ * is due after the launch. Caller holds the lock. */
 bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
                        uint64_t predicted_ns, uint64_t flight_ns, bool *begin_group);
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start);
 
-/* Records a mark behind all that was submitted. False if the stream captures or is another thread's. */
+/* Records a mark behind all that was submitted. False if the stream captures or is another
+ * thread's. */
 bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
                      CUevent trial_start);
 

@@ -9,7 +9,7 @@
 #include "wait.h"
 #include "watch.h"
 
-#define WINDOW_NS UINT64_C(2000000)      /* predicted work that may run ahead of the GPU */
+#define WINDOW_NS UINT64_C(2000000) /* predicted work that may run ahead of the GPU */
 #define TRIAL_PATIENCE_NS UINT64_C(250000000)
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
@@ -23,7 +23,7 @@ static uint32_t contexts_ended;
  * device had a share. A process without session compares two constants. */
 static uint32_t no_session;
 static const uint32_t *version = &no_session;
-static uint32_t open_version = 1;
+static uint32_t open_version = 1, limited_version = 1;
 
 static bool find_out(void) {
     struct vgpu_session *session = vgpu_session_get();
@@ -37,23 +37,26 @@ static bool find_out(void) {
     for (int i = 0; i < VGPU_MAX_DEVICES; i++)
         limited |= vgpu_load_acquire(&region->devices[i].state) == VGPU_DEVICE_READY &&
                    vgpu_load_relaxed(&region->devices[i].share_ppm) < VGPU_WHOLE_GPU;
-    vgpu_store_release(&open_version, limited ? seen - 1 : seen);
+    vgpu_store_release(limited ? &limited_version : &open_version, seen);
+    vgpu_store_release(limited ? &open_version : &limited_version, seen - 1);
     vgpu_store_release(&version, &region->header.limits_version);
     return limited;
 }
 
 bool vgpu_pace_gated(void) {
-    const uint32_t *word = vgpu_load_acquire(&version);
-    if (__builtin_expect(vgpu_load_relaxed(word) == vgpu_load_relaxed(&open_version), 1)) return false;
-    return find_out();
+    uint32_t now = vgpu_load_relaxed(vgpu_load_acquire(&version));
+    if (__builtin_expect(now == vgpu_load_relaxed(&open_version), 1)) return false;
+    return now == vgpu_load_relaxed(&limited_version) || find_out();
 }
 
 static void forget_in_child(void) {
     vgpu_store_release(&version, &no_session);
     vgpu_store_release(&open_version, 1U);
+    vgpu_store_release(&limited_version, 1U);
     pthread_mutex_init(&making, NULL);
     vgpu_add_relaxed(&contexts_ended, 1U);
-    for (int i = 0; i < VGPU_MAX_DEVICES; i++) paces[i] = NULL; /* the parent's: leaked in the child */
+    for (int i = 0; i < VGPU_MAX_DEVICES; i++)
+        paces[i] = NULL; /* the parent's: leaked in the child */
 }
 
 static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device) {
@@ -106,12 +109,14 @@ static struct vgpu_pace *current_pace(CUcontext *context) {
 
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return &pace->gate.device->gate_bell; }
 
+static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
+
 /* ---- admission ---------------------------------------------------------------------------- */
 
 enum step { ADMIT, LOOK, WAIT_TURN, WAIT_GPU, CLOSE };
 
 /* What to do with a launch predicted to take `flight` ns. Caller holds the lock. */
-static enum step decide(struct vgpu_pace *pace, struct vgpu_book_entry *entry, uint64_t flight,
+static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passage, uint64_t flight,
                         uint64_t now, uint64_t request, uint64_t *until) {
     if (vgpu_load_acquire(&pace->closer)) {
         *until = now + 20000;
@@ -131,11 +136,13 @@ static enum step decide(struct vgpu_pace *pace, struct vgpu_book_entry *entry, u
         holds = true;
     }
     /* The first result of an unknown kernel decides how many of it may be in flight. */
+    const struct vgpu_book_entry *entry = passage->entry;
     if (!entry->timed && entry->in_flight && now < request + TRIAL_PATIENCE_NS) {
         *until = now + 12000;
         return WAIT_GPU;
     }
-    uint64_t start = now > pace->flight_end_ns ? now : pace->flight_end_ns;
+    const uint64_t track_end = passage->track->flight_end_ns;
+    uint64_t start = now > track_end ? now : track_end;
     bool wanted = vgpu_slice_wanted(pace, pace->slice.epoch);
     uint64_t end = wanted ? pace->slice.end_shared_ns : pace->slice.end_ns;
     if (pace->started && (!holds || start + flight / 2 > end)) return CLOSE;
@@ -147,22 +154,27 @@ static enum step decide(struct vgpu_pace *pace, struct vgpu_book_entry *entry, u
 }
 
 /* Books the launch as submitted. Caller holds the lock. */
-static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t flight, uint64_t now) {
+static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t flight,
+                   uint64_t now) {
     struct vgpu_book_entry *entry = passage->entry;
     passage->epoch = passage->track->epoch = pace->slice.epoch;
     passage->first = !pace->started;
     passage->trial = vgpu_book_wants_trial(entry);
     if (passage->trial) entry->in_flight = 1;
-    passage->mark = vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight,
-                                      &passage->group);
-    pace->flight_end_ns = (now > pace->flight_end_ns ? now : pace->flight_end_ns) + flight;
+    passage->mark =
+        vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight, &passage->group);
+    struct vgpu_track *track = passage->track;
+    track->flight_end_ns = later(now, track->flight_end_ns) + flight;
+    track->planned_end_ns = later(later(now, pace->slice.open_ns), track->planned_end_ns) + flight;
+    pace->flight_end_ns = later(pace->flight_end_ns, track->flight_end_ns);
+    pace->planned_end_ns = later(pace->planned_end_ns, track->planned_end_ns);
     pace->slice_flight_ns += flight;
     pace->last_submit_ns = now;
     pace->drained_ns = 0;
     pace->looked = false;
     pace->started = true;
-    vgpu_add_relaxed(&pace->use->launches, UINT64_C(1));
-    vgpu_add_seq_cst(&pace->launching, 1U);
+    pace->admitted++;
+    vgpu_store_relaxed(&pace->use->launches, pace->use->launches + 1);
 }
 
 /* Drains and leaves our slice, or gives up after `patience` (the valve). */
@@ -178,8 +190,8 @@ static bool close_slice(struct vgpu_pace *pace, uint64_t patience) {
     }
 }
 
-/* The program was quiet and told us nothing: where the GPU has drained meanwhile, the prediction says
- * when. */
+/* The program was quiet and told us nothing: where the GPU has drained meanwhile, the prediction
+ * says when. */
 static void look_after_pause(struct vgpu_pace *pace, uint64_t now) {
     vgpu_slice_look(pace, true);
     pthread_mutex_lock(&pace->lock);
@@ -206,9 +218,10 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (!request) request = now;
         pthread_mutex_lock(&pace->lock);
         if (!passage->entry) passage->entry = vgpu_book_find(pace->book, key);
-        uint64_t flight = vgpu_book_predict(passage->entry) * (pace->overlap ? pace->overlap : 1024) / 1024;
-        enum step step = forced && pace->joined ? ADMIT
-                                                : decide(pace, passage->entry, flight, now, request, &until);
+        uint64_t flight =
+            vgpu_book_predict(passage->entry) * (pace->overlap ? pace->overlap : 1024) / 1024;
+        enum step step =
+            forced && pace->joined ? ADMIT : decide(pace, passage, flight, now, request, &until);
         if (step == ADMIT) submit(pace, passage, flight, now);
         pace->looked |= step == LOOK;
         pthread_mutex_unlock(&pace->lock);
@@ -216,7 +229,8 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             if (held_since) note_wait(pace, now - held_since);
             return;
         }
-        /* Only the share's own waits are throttling; a full window is what a full queue is natively. */
+        /* Only the share's own waits are throttling; a full window is what a full queue is
+         * natively. */
         if (!held_since && (step == CLOSE || step == WAIT_TURN)) held_since = now;
         if (step == LOOK) {
             look_after_pause(pace, now);
@@ -239,7 +253,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
 static void start_watcher(struct vgpu_pace *pace) {
     pthread_mutex_lock(&pace->lock);
     bool start = !pace->watched;
-    pace->watched = true;
+    vgpu_store_relaxed(&pace->watched, true);
     pthread_mutex_unlock(&pace->lock);
     if (start) vgpu_watch_start(pace);
 }
@@ -259,7 +273,9 @@ void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thr
 
     vgpu_track_anchor(passage->track, passage->epoch);
     if (passage->trial) passage->trial_start = vgpu_track_start(passage->track);
-    if (passage->group) vgpu_track_open_group(passage->track, passage->trial ? NULL : vgpu_track_start(passage->track));
+    if (passage->group)
+        vgpu_track_open_group(passage->track,
+                              passage->trial ? NULL : vgpu_track_start(passage->track));
 }
 
 void vgpu_pace_leave(struct vgpu_passage *passage) {
@@ -280,7 +296,7 @@ void vgpu_pace_leave(struct vgpu_passage *passage) {
         vgpu_slice_flight(pace, vgpu_now_ns());
         pthread_mutex_unlock(&pace->lock);
     }
-    vgpu_sub_seq_cst(&pace->launching, 1U);
+    vgpu_add_seq_cst(&pace->returned, 1U);
 }
 
 /* ---- what the program tells us by waiting itself ------------------------------------------- */
@@ -291,10 +307,13 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
     if (!vgpu_pace_gated()) return;
     struct vgpu_pace *pace = current_pace(&context);
     if (!pace || !vgpu_load_relaxed(&pace->tracks)) return;
-    sync->track = given ? vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread) : NULL;
+    sync->track =
+        given ? vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread) : NULL;
     if (given && !sync->track) return;
     sync->pace = pace;
-    sync->submitted_ns = given ? vgpu_load_relaxed(&sync->track->submitted_ns) : 0;
+    pthread_mutex_lock(&pace->lock);
+    sync->submitted_ns = given ? sync->track->submitted_ns : 0;
+    pthread_mutex_unlock(&pace->lock);
 }
 
 void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
@@ -303,7 +322,6 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
     uint64_t now = vgpu_now_ns();
     if (sync->track) {
         vgpu_track_synced(sync->track, sync->submitted_ns, now);
-        vgpu_track_poll(sync->track);
     } else {
         vgpu_slice_look(pace, true);
     }
@@ -315,7 +333,12 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
 void vgpu_pace_look(void) {
     struct vgpu_sync sync;
     vgpu_pace_sync_begin(&sync, NULL, false, false);
-    if (sync.pace) vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
+    if (!sync.pace) return;
+    /* After a short wait there is nothing to learn: pauses that short are part of the occupancy. */
+    pthread_mutex_lock(&sync.pace->lock);
+    uint64_t last = sync.pace->last_submit_ns;
+    pthread_mutex_unlock(&sync.pace->lock);
+    if (vgpu_now_ns() > last + VGPU_GATE_PAUSE_NS) vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
 }
 
 uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
@@ -341,7 +364,9 @@ void vgpu_pace_forget_stream(CUstream stream) {
     if (!pace || !stream) return;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         if (track->stream != stream || track->gone) continue;
-        bool flying = vgpu_load_relaxed(&track->submitted_ns) != vgpu_load_relaxed(&track->done_ns);
+        pthread_mutex_lock(&pace->lock);
+        bool flying = track->submitted_ns != track->done_ns;
+        pthread_mutex_unlock(&pace->lock);
         if (flying) vgpu_track_mark(track, true, NULL, NULL);
         vgpu_store_release(&track->gone, true);
     }
@@ -360,4 +385,6 @@ __attribute__((destructor)) static void leave_at_exit(void) {
     }
 }
 
-__attribute__((constructor)) static void register_fork(void) { vgpu_session_on_fork(forget_in_child); }
+__attribute__((constructor)) static void register_fork(void) {
+    vgpu_session_on_fork(forget_in_child);
+}

@@ -26,7 +26,8 @@ struct vgpu_passage {
     bool mark;      /* a mark is due after it */
 };
 
-/* True if some device of the session may have a share: the only thing an unlimited launch pays for. */
+/* True if some device of the session may have a share: the only thing an unlimited launch pays for.
+ */
 bool vgpu_pace_gated(void);
 
 /* Before the launch: waits until the gate lets it in. `key` is from vgpu_book_key. */
@@ -42,7 +43,8 @@ struct vgpu_sync {
     struct vgpu_track *track; /* NULL: all tracks of the context */
     uint64_t submitted_ns;
 };
-void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread, bool stream_given);
+void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread,
+                          bool stream_given);
 void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result);
 
 /* The program waited for an event: look what has drained. */
@@ -54,8 +56,8 @@ void vgpu_pace_forget_context(CUcontext context);
 /* Before a stream is destroyed: mark its tail, forget the handle. */
 void vgpu_pace_forget_stream(CUstream stream);
 
-/* For watch.c: gives our slice up when a neighbour waits for it. Returns when to look again, 0 = when
- * the bell rings. */
+/* For watch.c: gives our slice up when a neighbour waits for it. Returns when to look again, 0 =
+ * when the bell rings. */
 uint64_t vgpu_pace_tend(struct vgpu_pace *pace);
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace);
 

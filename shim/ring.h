@@ -1,6 +1,7 @@
 /* The event ring: many writers, one reader (the supervisor), nobody waits.
  * A writer claims an index, takes the record by CAS on `turn`, writes, publishes. A record that
- * another writer still holds (it died, or was lapped) is not waited for: the event counts as lost. */
+ * another writer still holds (it died, or was lapped) is not waited for: the event counts as lost.
+ */
 #ifndef VGPU_RING_H
 #define VGPU_RING_H
 
@@ -19,5 +20,8 @@ struct vgpu_event {
  * Async-signal-safe but for the bell's open/write/close. Returns false if the event was lost. */
 bool vgpu_ring_publish(struct vgpu_region *region, const char *region_path, uint32_t pid,
                        const char *name, const struct vgpu_event *event);
+
+/* Wakes the supervisor if it sleeps. */
+void vgpu_ring_bell(struct vgpu_region *region, const char *region_path);
 
 #endif

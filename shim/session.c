@@ -64,7 +64,8 @@ static int attach(void) {
     struct stat info;
     if (fd < 0 || fstat(fd, &info) != 0) return fail(path, strerror(errno));
     if (info.st_size < (off_t)sizeof(struct vgpu_header)) return fail(path, "not a vgpu region");
-    void *mapped = mmap(NULL, sizeof(struct vgpu_region), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *mapped =
+        mmap(NULL, sizeof(struct vgpu_region), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (mapped == MAP_FAILED) return fail(path, strerror(errno));
     const char *reason = check_header(mapped, info.st_size);
     if (reason) return fail(path, reason);
@@ -110,6 +111,13 @@ struct vgpu_session *vgpu_session_get(void) {
     int now = vgpu_load_acquire(&status);
     if (__builtin_expect(now == ATTACHED, 1)) return &session;
     return now == UNKNOWN ? attach_once() : NULL;
+}
+
+/* Says goodbye: who is missing without it was killed, or left by _exit. */
+__attribute__((destructor)) static void leave(void) {
+    if (vgpu_load_acquire(&status) != ATTACHED || session.pid != (uint32_t)getpid()) return;
+    const struct vgpu_event event = {.kind = VGPU_EVENT_PROCESS_EXIT, .device = VGPU_NO_DEVICE};
+    vgpu_session_event(&session, &event);
 }
 
 bool vgpu_session_failed(void) {

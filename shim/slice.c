@@ -4,11 +4,11 @@
 #include "slot.h"
 #include "wait.h"
 
-#define YIELD_NS UINT64_C(250000)  /* head start for each process that was served less recently */
+#define YIELD_NS UINT64_C(250000)   /* head start for each process that was served less recently */
 #define OTHERS_NS UINT64_C(2000000) /* between two looks at a holder whose slice is over */
-#define TEND_NS UINT64_C(50000)    /* between two looks of the watcher while somebody waits */
+#define TEND_NS UINT64_C(50000)     /* between two looks of the watcher while somebody waits */
 #define OVERLAP_MIN 64U
-#define OVERLAP_MAX 1280U
+#define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
 
 static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
@@ -70,22 +70,27 @@ static void rob(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uin
         if (!use || vgpu_load_seq_cst(&use->gate_busy) != slice->epoch) continue;
         enum vgpu_life life = vgpu_slot_life(slot);
         bool dead = life == VGPU_GONE || life == VGPU_EXITING;
-        bool deaf = overdue > VGPU_DEAF_NS && now_ns > vgpu_load_relaxed(&use->gate_seen_ns) + VGPU_DEAF_NS;
+        bool deaf =
+            overdue > VGPU_DEAF_NS && now_ns > vgpu_load_relaxed(&use->gate_seen_ns) + VGPU_DEAF_NS;
         if (!dead && !deaf && overdue <= VGPU_ENDLESS_NS) {
             held = true;
             continue;
         }
         uint64_t busy = slice->epoch;
-        if (!dead) vgpu_store_release(&use->gate_drained_ns, drained = now_ns);
+        if (!dead && !deaf) drained = now_ns; /* endless: it runs to this moment */
+        vgpu_store_release(&use->gate_drained_ns, drained);
         thief = vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0)) && !dead;
         if (thief) publish_theft(pace, slot, slice->epoch, overdue);
     }
     if (held) return;
-    if (vgpu_gate_close(pace->gate, slice->epoch, drained)) vgpu_wake_word(&pace->gate.device->gate_bell);
+    if (vgpu_gate_close(pace->gate, slice->epoch, drained))
+        vgpu_wake_word(&pace->gate.device->gate_bell);
 }
 
-/* Another process's slice is open: have its watcher know that somebody waits, and see that it ends. */
-static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns) {
+/* Another process's slice is open: have its watcher know that somebody waits, and see that it ends.
+ */
+static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice,
+                               uint64_t now_ns) {
     struct vgpu_device *device = pace->gate.device;
     if (pace->wanted_epoch != slice->epoch) {
         pace->wanted_epoch = slice->epoch;
@@ -99,7 +104,8 @@ static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_sl
     return now_ns + OTHERS_NS;
 }
 
-bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns, uint64_t *until_ns) {
+bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns,
+                     uint64_t *until_ns) {
     struct vgpu_gate_slice slice;
     uint64_t next = vgpu_gate_next(pace->gate);
     struct waiting waiting = slots_used(pace) > 1 ? count_waiting(pace) : (struct waiting){0};
@@ -110,7 +116,8 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     if (answer != VGPU_GATE_OPENED) {
         if (!vgpu_load_relaxed(&pace->use->gate_wants_ns))
             vgpu_store_relaxed(&pace->use->gate_wants_ns, now_ns);
-        *until_ns = answer == VGPU_GATE_WAIT ? slice.until_ns : wait_for_other(pace, &slice, now_ns);
+        *until_ns =
+            answer == VGPU_GATE_WAIT ? slice.until_ns : wait_for_other(pace, &slice, now_ns);
         return false;
     }
     vgpu_store_seq_cst(&pace->use->gate_busy, (uint64_t)slice.epoch);
@@ -120,27 +127,30 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->joined = true;
     pace->started = pace->looked = false;
     pace->begun_ns = pace->slice_flight_ns = 0;
-    pace->flight_end_ns = now_ns;
+    pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
     return true;
 }
 
-/* ---- what is in flight ------------------------------------------------------------------------ */
+/* ---- what is in flight ------------------------------------------------------------------------
+ */
 
+/* Streams are taken to run side by side: each has its own predicted end, the last one counts. */
 uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
-    uint64_t flight = 0, head = 0, drained = 0;
+    uint64_t flight = 0, drained = 0, end = 0;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        uint64_t left = track->submitted_ns - track->done_ns;
+        uint64_t left = track->submitted_ns - track->done_ns, head = left;
+        if (track->count) head = minus(track->marks[track->first].covers_ns, track->done_ns);
+        /* Between two marks only the prediction knows how far the GPU has come. */
+        track->flight_end_ns = later(track->flight_end_ns, now_ns + left - head);
+        track->flight_end_ns = earlier(track->flight_end_ns, now_ns + left);
         flight += left;
-        head += track->count ? minus(track->marks[track->first].covers_ns, track->done_ns) : left;
+        end = later(end, track->flight_end_ns);
         drained = later(drained, track->drained_ns);
     }
-    /* Between two marks only the prediction knows how far the GPU has come. */
-    pace->flight_end_ns = earlier(later(pace->flight_end_ns, now_ns + flight - head), now_ns + flight);
-    if (flight)
-        pace->drained_ns = 0;
-    else if (!pace->drained_ns)
-        pace->drained_ns = drained ? drained : now_ns;
+    pace->flight_end_ns = end;
+    if (flight) pace->drained_ns = 0;
+    else if (!pace->drained_ns) pace->drained_ns = drained ? drained : now_ns;
     return flight;
 }
 
@@ -154,13 +164,15 @@ void vgpu_slice_look(struct vgpu_pace *pace, bool tails) {
     }
 }
 
-/* ---- closing ----------------------------------------------------------------------------------- */
+/* ---- closing -----------------------------------------------------------------------------------
+ */
 
-/* Streams of one process run side by side, so a slice of predicted work may take less (or, when the
- * predictions are off, more) than their sum: the ratio is learnt from each slice. */
+/* Predictions take each stream to have the GPU for itself. Kernels that fill it make each other
+ * wait, so a slice takes longer than planned; the ratio is learnt from each slice. */
 static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
-    if (pace->slice_flight_ns < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
-    uint64_t measured = took_ns * pace->overlap / pace->slice_flight_ns;
+    uint64_t planned = minus(pace->planned_end_ns, pace->slice.open_ns);
+    if (planned < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
+    uint64_t measured = took_ns * pace->overlap / planned;
     measured = later(earlier(measured, OVERLAP_MAX), OVERLAP_MIN);
     pace->overlap = (uint32_t)((3 * pace->overlap + measured) / 4);
 }
@@ -180,8 +192,9 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     uint64_t busy = slice.epoch;
     if (!vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0))) {
         /* Robbed: the slice was charged up to the robbery. While our work overlapped with the
-         * session's next slices each pays half. */
-        vgpu_gate_charge(pace->gate, minus(drained, later(robbed_ns, slice.open_ns)) / 2);
+         * session's next slices each pays half. A process that was stopped finds out long after. */
+        uint64_t overlapped = minus(drained, later(robbed_ns, slice.open_ns));
+        vgpu_gate_charge(pace->gate, earlier(overlapped, pace->slice_flight_ns) / 2);
         return;
     }
     vgpu_gate_close(pace->gate, slice.epoch, drained);
@@ -199,7 +212,8 @@ static void mark_tails(struct vgpu_pace *pace) {
     }
 }
 
-/* Tails that could not be marked (the stream captures now, or is another thread's) end by prediction. */
+/* Tails that could not be marked (the stream captures now, or is another thread's) end by
+ * prediction. */
 static void assume_unmarkable(struct vgpu_pace *pace, uint64_t now_ns) {
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         pthread_mutex_lock(track->lock);
@@ -220,11 +234,15 @@ static uint64_t drain_time(const struct vgpu_pace *pace) {
     return drained;
 }
 
-/* The tails may be marked once no launch is between admission and the driver's return; one that
- * stays there (the queue is full, code is loaded) is not waited for. */
-static bool may_mark_tails(struct vgpu_pace *pace, uint64_t now_ns, uint64_t last_submit_ns) {
-    return vgpu_load_seq_cst(&pace->launching) == 0 ||
-           now_ns > last_submit_ns + VGPU_GATE_PAUSE_NS * 10;
+/* True while a launch is between admission and the driver's return. Caller holds the lock. */
+static bool is_launching(const struct vgpu_pace *pace) {
+    return pace->admitted != vgpu_load_seq_cst(&pace->returned);
+}
+
+/* The tails may be marked once no launch is on its way; one that stays there (the queue is full,
+ * code is loaded) is not waited for. Caller holds the lock. */
+static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
+    return !is_launching(pace) || now_ns > pace->last_submit_ns + VGPU_GATE_PAUSE_NS * 10;
 }
 
 bool vgpu_slice_close_step(struct vgpu_pace *pace) {
@@ -236,11 +254,12 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace) {
     uint32_t epoch = pace->slice.epoch;
     bool marked = pace->tails_marked == epoch;
     uint64_t idle_since = marked ? 0 : pace->drained_ns;
-    uint64_t last_submit_ns = pace->last_submit_ns, flight_end_ns = pace->flight_end_ns;
+    bool may_mark = may_mark_tails(pace, now);
+    uint64_t flight_end_ns = pace->flight_end_ns;
     pthread_mutex_unlock(&pace->lock);
     if (!left) {
         vgpu_gate_begin_close(pace->gate, epoch);
-        if (!marked && may_mark_tails(pace, now, last_submit_ns)) {
+        if (!marked && may_mark) {
             mark_tails(pace);
             marked = true;
         }
@@ -270,13 +289,12 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns, uint64_t 
     bool marked = pace->tails_marked == slice.epoch;
     pthread_mutex_unlock(&pace->lock);
     if (!marked) return now_ns + 5000; /* a launch is on its way into the driver */
-    if (!vgpu_slice_wanted(pace, slice.epoch)) {
-        /* Nobody waits for the drain: look when the next slice may open, which is later. */
-        uint32_t ppm = vgpu_load_relaxed(&pace->gate.device->share_ppm);
-        uint64_t next = slice.base_ns + minus(end, slice.open_ns) * VGPU_WHOLE_GPU / (ppm ? ppm : 1);
-        if (next > now_ns && next > end) return next;
+    /* First when the slice was to end, then ever closer to the predicted end: predictions err both
+     * ways, and a drain seen late is share lost. */
+    if (end > now_ns + 20000) {
+        if (slice.end_ns > now_ns + 20000 && slice.end_ns < end) return slice.end_ns;
+        return now_ns + (end - now_ns) / 2;
     }
-    if (end > now_ns + 20000) return end - 15000;
     /* Poll, 12 µs apart, rarer the longer it is overdue. */
     return now_ns + earlier(12000 + minus(now_ns, end) / 16, 1000000);
 }
@@ -287,6 +305,7 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     bool joined = pace->joined;
     const struct vgpu_gate_slice slice = pace->slice;
     bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS && pace->started;
+    bool launching = is_launching(pace);
     pthread_mutex_unlock(&pace->lock);
     if (!joined) return 0;
     bool wanted = vgpu_slice_wanted(pace, slice.epoch);
@@ -294,13 +313,14 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     if (!over && !wanted) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     if (over) return vgpu_slice_close_step(pace) ? 0 : now + TEND_NS;
-    if (vgpu_load_seq_cst(&pace->launching) || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
+    if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
     vgpu_slice_look(pace, quiet);
     pthread_mutex_lock(&pace->lock);
     uint64_t again = 0;
     if (pace->joined && pace->slice.epoch == slice.epoch) {
         bool drained = vgpu_slice_flight(pace, now) == 0 && pace->started;
-        again = drained ? pace->drained_ns + VGPU_GATE_PAUSE_NS : later(pace->flight_end_ns, now + TEND_NS);
+        again = drained ? pace->drained_ns + VGPU_GATE_PAUSE_NS
+                        : later(pace->flight_end_ns, now + TEND_NS);
         if (drained && now >= again) {
             vgpu_slice_leave(pace, pace->drained_ns);
             again = 0;

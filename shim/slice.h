@@ -1,5 +1,5 @@
-/* One process's part in the slices of one device: opening, what is in flight, draining, leaving, and
- * getting on when the process that holds a slice does not answer. */
+/* One process's part in the slices of one device: opening, what is in flight, draining, leaving,
+ * and getting on when the process that holds a slice does not answer. */
 #ifndef VGPU_SLICE_H
 #define VGPU_SLICE_H
 
@@ -23,20 +23,22 @@ struct vgpu_pace {
     bool joined;          /* we hold `slice` */
     bool started;         /* … and have submitted into it */
     struct vgpu_gate_slice slice;
-    uint64_t begun_ns;       /* when the slice's first launch call returned; 0 = not yet */
+    uint64_t begun_ns;        /* when the slice's first launch call returned; 0 = not yet */
     uint64_t slice_flight_ns; /* predicted work submitted into the slice */
-    uint64_t flight_end_ns;  /* predicted: all that was submitted has ended */
+    uint64_t flight_end_ns;   /* predicted: the last track's work has ended */
+    uint64_t planned_end_ns;  /* the same, as planned when it was submitted */
     uint64_t last_submit_ns;
-    uint64_t drained_ns;     /* all confirmed ended, since then; 0 = something is in flight */
-    uint32_t overlap;        /* how long predicted work really takes, in 1/1024: streams overlap */
-    bool looked;             /* since the last submit */
-    bool watched;            /* the watcher runs */
-    uint32_t tails_marked;   /* epoch whose tails carry their last mark */
-    uint32_t wanted_epoch;   /* another's slice that we wait for, … */
+    uint64_t drained_ns; /* all confirmed ended, since then; 0 = something is in flight */
+    uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
+    bool looked;      /* since the last submit */
+    bool watched;     /* the watcher runs */
+    uint32_t tails_marked;    /* epoch whose tails carry their last mark */
+    uint32_t wanted_epoch;    /* another's slice that we wait for, … */
     uint64_t wanted_since_ns; /* … since when */
 
-    uint32_t launching;      /* launches between admission and the driver's return */
-    uint32_t closer;         /* 1: some thread is in vgpu_slice_close_step */
+    uint32_t admitted; /* launches let in … */
+    uint32_t returned; /* … and returned from the driver, outside the lock */
+    uint32_t closer;   /* 1: some thread is in vgpu_slice_close_step */
 };
 
 /* True if another process waits for the slice to end. */
@@ -46,13 +48,15 @@ static inline bool vgpu_slice_wanted(const struct vgpu_pace *pace, uint32_t epoc
 
 /* Takes a slice for a launch first wanted at request_ns: true. False: *until_ns says when to ask
  * again at the latest; the bell may ring before. Caller holds the lock. */
-bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns, uint64_t *until_ns);
+bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns,
+                     uint64_t *until_ns);
 
 /* Predicted work in flight on all tracks, ns, after what the marks have confirmed; brings
  * flight_end_ns and drained_ns up to date. Caller holds the lock. */
 uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns);
 
-/* Polls all tracks; with tails, first marks what is not yet marked. Caller does not hold the lock. */
+/* Polls all tracks; with tails, first marks what is not yet marked. Caller does not hold the lock.
+ */
 void vgpu_slice_look(struct vgpu_pace *pace, bool tails);
 
 /* Leaves the slice and closes it: our work had drained at drained_ns. Caller holds the lock. */

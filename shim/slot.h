@@ -15,8 +15,8 @@ static inline uint32_t vgpu_slot_state(uint64_t owner) { return (uint32_t)(owner
  * or -1 when VGPU_MAX_SLOTS live processes hold them all. */
 int vgpu_slot_claim(struct vgpu_region *region, uint32_t pid, const char *name);
 
-/* How a slot's process fares, from /proc: alive, stopped (T/t), gone (no such pid, other start time,
- * zombie, dead or exiting: no thread will run again). */
+/* How a slot's process fares, from /proc: alive, stopped (T/t), gone (no such pid, other start
+ * time, zombie, dead or exiting: no thread will run again). */
 enum vgpu_life { VGPU_ALIVE, VGPU_STOPPED, VGPU_EXITING, VGPU_GONE };
 /* EXITING: it will never run user code again but its teardown is still under way (its memory may
  * still be held by the driver); GONE: nothing is left of it. */

@@ -17,7 +17,8 @@ uint64_t vgpu_now_ns(void) {
 }
 
 static struct timespec to_timespec(uint64_t ns) {
-    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000U), .tv_nsec = (long)(ns % 1000000000U)};
+    return (struct timespec){.tv_sec = (time_t)(ns / 1000000000U),
+                             .tv_nsec = (long)(ns % 1000000000U)};
 }
 
 /* The default slack of 50 µs would add to every wake-up. Returns the slack to put back. */

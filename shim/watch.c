@@ -15,10 +15,8 @@ static void *watch(void *argument) {
     for (;;) {
         uint32_t heard = vgpu_load_acquire(bell);
         uint64_t again = vgpu_pace_tend(pace);
-        if (again)
-            vgpu_wait_until(again);
-        else
-            vgpu_wait_word(bell, heard, vgpu_now_ns() + ASLEEP_NS);
+        if (again) vgpu_wait_until(again);
+        else vgpu_wait_word(bell, heard, vgpu_now_ns() + ASLEEP_NS);
     }
     return NULL;
 }

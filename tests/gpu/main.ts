@@ -81,23 +81,27 @@ interface Load {
 const last = <T>(text: string): T => JSON.parse(text.trim().split("\n").at(-1) ?? "") as T;
 const percent = (value: number): string => `${value.toFixed(2)} %`;
 
+// What is compared (docs/limits.md): throughput against native where the GPU sets the pace; where the
+// host does (kernels shorter than a launch takes), occupancy against wall time, by %globaltimer. Several
+// processes are compared with one native process: natively the driver's switching between them costs 9 %.
 async function loadShares(): Promise<void> {
   const cases = ["--us 2", "--us 10", "--us 50", "--us 460", "--us 5000 --seconds 8",
     "--us 50 --streams 4", "--us 50 --sync", "--us 460 --sync", "--us 20 --graph 50",
     "--us 50 --processes 2", "--us 50 --threads 4"];
   for (const words of cases) {
     const command = [join(out, "load"), ...words.split(" ")];
-    const native = last<Load>((await run(command)).stdout);
+    const native = last<Load>((await run([join(out, "load"), ...words.replace(/ --processes 2/, "").split(" ")])).stdout);
     for (const share of words === "--us 50" ? [10, 25, 50, 75, 90] : [25]) {
-      const got = await limited(["--sm", String(share), "-q"], command);
+      const got = await limited(["--sm", String(share), "-v"], command);
       if (got.code !== 0) {
         row("load", words, `${share} %`, `exit ${got.code}`, "runs", false);
         continue;
       }
       const load = last<Load>(got.stdout);
       const rate = (100 * load.rate) / native.rate;
-      row("load", words, `${share} %`, `${percent(rate)} of native rate, busy ${percent(load.busy)}`,
-        "± 2 points", Math.abs(rate - share) <= 2);
+      const judged = words === "--us 2" ? load.busy : rate;
+      const seen = `${percent(rate)} of native rate, occupancy ${percent(load.busy)}`;
+      row("load", words, `${share} %`, seen, "± 2 points", Math.abs(judged - share) <= 2);
     }
   }
 }
@@ -109,31 +113,36 @@ interface TorchLine {
 }
 
 async function torch(flags: string[] | null): Promise<Map<string, TorchLine>> {
-  const words = ["python3", join(here, "torch_share.py"), "--seconds", "3"];
+  const words = ["python3", join(here, "torch_share.py"), "--seconds", "2"];
   const { code, stdout, stderr } = flags ? await limited([...flags, "-q"], words) : await run(words);
   if (code !== 0) throw new Error(`torch_share.py: exit ${code}: ${stderr.slice(-600)}`);
   const lines = stdout.trim().split("\n").map((line) => JSON.parse(line) as TorchLine);
   return new Map(lines.map((line) => [line.load, line]));
 }
 
+const ROUNDS = 3;
+
 async function torchShares(): Promise<void> {
-  const natives = [await torch(null)];
   const share = await torch(["--sm", "25"]);
-  const unlimited = [await torch([])];
-  natives.push(await torch(null));
-  unlimited.push(await torch([]));
-  const mean = (runs: Map<string, TorchLine>[], load: string): number =>
-    runs.reduce((sum, one) => sum + (one.get(load)?.rate ?? NaN), 0) / runs.length;
+  const natives: Map<string, TorchLine>[] = [];
+  const unlimited: Map<string, TorchLine>[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    natives.push(await torch(null));
+    unlimited.push(await torch([]));
+  }
+  const middle = (runs: Map<string, TorchLine>[], load: string): number =>
+    median(runs.map((one) => one.get(load)?.rate ?? NaN));
   for (const [load, line] of share) {
-    const native = mean(natives, load);
+    const native = middle(natives, load);
     const rate = (100 * line.rate) / native;
     if (load === "matmul_bf16")
-      row("shares", `PyTorch ${load}, GPU time by events`, "25 %", percent(line.busy ?? NaN),
+      row("shares", `PyTorch ${load}, GPU time by events in a graph`, "25 %",
+        `${percent(line.busy ?? NaN)} (throughput ${percent(rate)}: natively it is limited by power)`,
         "25 ± 2 points", Math.abs((line.busy ?? NaN) - 25) <= 2);
     else
       row("shares", `PyTorch ${load}`, "25 %", percent(rate), "25 ± 2 points", Math.abs(rate - 25) <= 2);
-    const free = (100 * mean(unlimited, load)) / native;
-    row("shares", `PyTorch ${load}, no --sm`, "100 %", percent(free), "≥ 99.5 %", free >= 99.5);
+    const free = (100 * middle(unlimited, load)) / native;
+    row("shares", `PyTorch ${load}, no --sm, medians of ${ROUNDS}`, "100 %", percent(free), "≥ 99.5 %", free >= 99.5);
   }
 }
 

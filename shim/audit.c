@@ -1,0 +1,35 @@
+#include "audit.h"
+
+#include "atomics.h"
+#include "slot.h"
+#include "wait.h"
+
+#define PATIENCE_NS UINT64_C(50000000)
+#define POLL_NS UINT64_C(50000)
+
+static uint64_t fresh_ns; /* when the last answer's question was asked */
+
+static bool supervisor_lives(const struct vgpu_header *header) {
+    uint64_t start_time, flags;
+    char state;
+    return vgpu_process_stat(header->supervisor_pid, &start_time, &state, &flags) &&
+           start_time == header->supervisor_start && state != 'Z' && state != 'X';
+}
+
+bool vgpu_audit_refresh(struct vgpu_session *session, uint64_t age_ns) {
+    struct vgpu_header *header = &session->region->header;
+    uint64_t now = vgpu_now_ns(), last = vgpu_load_relaxed(&fresh_ns);
+    if (last && now - last < age_ns) return true;
+    if (!vgpu_load_relaxed(&header->audit) || !supervisor_lives(header)) return false;
+    uint32_t wanted = vgpu_add_seq_cst(&header->audit_wanted, 1U) + 1;
+    vgpu_ring_bell(session->region, session->region_path);
+    for (uint64_t end = now + PATIENCE_NS; vgpu_now_ns() < end;) {
+        /* The difference, since the counter goes round. */
+        if ((int32_t)(vgpu_load_acquire(&header->audit_done) - wanted) >= 0) {
+            vgpu_store_relaxed(&fresh_ns, now);
+            return true;
+        }
+        vgpu_wait_until(vgpu_now_ns() + POLL_NS);
+    }
+    return false;
+}
