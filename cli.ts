@@ -19,20 +19,25 @@ async function main([name = "help", ...rest]: string[]): Promise<number> {
   return help.run({ given: new Map(), words: [command.meta.name] });
 }
 
-// bin/vgpu starts Bun in the package's folder, see there.
-const caller = /,cwd=([^,]+)/.exec(process.env["VGPU_LAUNCHER"] ?? "")?.[1];
-
-let status: number;
-try {
-  if (caller !== undefined) process.chdir(caller);
-  status = await main(process.argv.slice(2));
-} catch (error) {
-  const known = error instanceof VgpuError;
-  say(
-    known
-      ? error.oneLine
-      : `internal error: ${error instanceof Error ? (error.stack ?? error.message) : error}`,
-  );
-  status = known ? error.exitCode : 125;
+/** From the first word to the exit status: the one place that catches. */
+async function start(): Promise<void> {
+  let status: number;
+  try {
+    // bin/vgpu starts Bun in the package's folder, see there.
+    const caller = /,cwd=([^,]+)/.exec(process.env["VGPU_LAUNCHER"] ?? "")?.[1];
+    if (caller !== undefined) process.chdir(caller);
+    status = await main(process.argv.slice(2));
+  } catch (error) {
+    const known = error instanceof VgpuError;
+    say(
+      known
+        ? error.oneLine
+        : `internal error: ${error instanceof Error ? (error.stack ?? error.message) : error}`,
+    );
+    status = known ? error.exitCode : 125;
+  }
+  process.exit(status);
 }
-process.exit(status);
+
+// Not awaited: Bun makes bytecode only of files without top-level await (src/bundle.ts).
+void start();

@@ -28,8 +28,8 @@
 /* Raises *p to v if v is greater. */
 static inline void vgpu_max_relaxed(uint64_t *p, uint64_t v) {
     uint64_t seen = vgpu_load_relaxed(p);
-    while (seen < v && !__atomic_compare_exchange_n(p, &seen, v, true, __ATOMIC_RELAXED,
-                                                    __ATOMIC_RELAXED)) {
+    while (seen < v &&
+           !__atomic_compare_exchange_n(p, &seen, v, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     }
 }
 

@@ -124,7 +124,8 @@ uint64_t vgpu_blocks_put(const struct vgpu_block *block) {
     struct entry *found = table_find(&shard->pointers, block->address);
     if (found) unneeded += shard_remove(shard, found);
     found = table_add(&shard->pointers, block->address);
-    /* Without host memory for an entry the charge stays until the process ends: on the safe side. */
+    /* Without host memory for an entry the charge stays until the process ends: on the safe side.
+     */
     if (found) {
         found->owner = block->owner;
         found->device = block->device;

@@ -16,10 +16,11 @@
 
 struct vgpu_block {
     uint64_t address;
-    uint64_t charge;  /* bytes; of a piece: VGPU_BLOCK_BYTES when put, what the block gives when taken */
-    uint32_t owner;   /* serial of the context, never reused; 0 = no context */
-    uint16_t device;  /* index into region->devices */
-    uint16_t piece;   /* 1: a piece of a shared block */
+    uint64_t
+        charge; /* bytes; of a piece: VGPU_BLOCK_BYTES when put, what the block gives when taken */
+    uint32_t owner;  /* serial of the context, never reused; 0 = no context */
+    uint16_t device; /* index into region->devices */
+    uint16_t piece;  /* 1: a piece of a shared block */
 };
 
 /* What the driver takes for a plain allocation of so many bytes (a piece: its whole block). */
@@ -38,7 +39,8 @@ uint64_t vgpu_blocks_put(const struct vgpu_block *block);
  * is free: 0 for a piece whose block has others. If the free fails, put it back. */
 bool vgpu_blocks_take(uint64_t address, struct vgpu_block *block);
 
-/* Puts back what was taken (the driver refused to free it). Returns what vgpu_blocks_put returns. */
+/* Puts back what was taken (the driver refused to free it). Returns what vgpu_blocks_put returns.
+ */
 uint64_t vgpu_blocks_return(const struct vgpu_block *block);
 
 /* Forgets everything that the context owns; bytes[device] += what it held. */

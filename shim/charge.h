@@ -14,8 +14,8 @@ struct vgpu_request {
     const char *api;
 };
 
-/* Charges the bytes: true. If they do not fit, neither after dead processes and returned pool memory
- * have been taken out: false, nothing told yet. */
+/* Charges the bytes: true. If they do not fit, neither after dead processes and returned pool
+ * memory have been taken out: false, nothing told yet. */
 bool vgpu_charge_try(struct vgpu_session *session, const struct vgpu_account *account,
                      uint64_t bytes);
 

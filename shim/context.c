@@ -1,11 +1,17 @@
 #include "context.h"
 
+#include "arrays.h"
 #include "atomics.h"
 #include "blocks.h"
 #include "charge.h"
 #include "device.h"
+#include "exports.h"
+#include "graph_memory.h"
 #include "handles.h"
 #include "interpose.h"
+#include "local.h"
+#include "modules.h"
+#include "packs.h"
 #include "pace.h"
 
 #define ORDINALS 64
@@ -28,6 +34,12 @@ static void forget_in_child(void) {
     vgpu_contexts_forget();
     vgpu_blocks_forget();
     vgpu_handles_forget();
+    vgpu_arrays_forget();
+    vgpu_packs_forget();
+    vgpu_modules_forget();
+    vgpu_graph_memory_forget();
+    vgpu_local_forget();
+    vgpu_exports_forget();
 }
 
 __attribute__((constructor)) static void register_fork(void) {
@@ -67,6 +79,8 @@ static void drop(const struct vgpu_context *entry) {
     uint64_t bytes[VGPU_MAX_DEVICES] = {0};
     bytes[entry->device] = entry->charge;
     vgpu_blocks_drop_owner(entry->owner, bytes);
+    vgpu_arrays_drop_owner(entry->owner, bytes);
+    vgpu_modules_drop_owner(entry->owner, bytes);
     if (!session) return;
     for (uint32_t i = 0; i < VGPU_MAX_DEVICES; i++) {
         const struct vgpu_account account = {session->region, session->slot, i};
@@ -92,8 +106,16 @@ static CUcontext primary_handle(CUdevice ordinal) {
 
 void vgpu_context_enter_free(CUcontext context, CUdevice ordinal) {
     struct vgpu_place place;
+    struct vgpu_context primary = {0};
     vgpu_context_on_device(&place, ordinal);
-    if (place.session && context) enter(&place, context, 0);
+    if (!place.session || !context) return;
+    CUcontext handle = primary_handle(ordinal);
+    if (handle) vgpu_contexts_find(handle, &primary);
+    struct vgpu_context entry = {.handle = context,
+                                 .owner = primary.owner,
+                                 .device = place.account.device,
+                                 .ordinal = ordinal};
+    vgpu_contexts_put(&entry);
 }
 
 /* The device of any context, current or not. */
@@ -148,6 +170,7 @@ CUresult vgpu_context_seen(CUcontext context) {
 
 CUresult vgpu_context_here(struct vgpu_place *place, const char *api) {
     place->session = NULL;
+    place->context = NULL;
     struct vgpu_session *session = vgpu_session_get();
     CUcontext current = NULL;
     if (!session || CALL(cuCtxGetCurrent)(&current) != CUDA_SUCCESS || !current)
@@ -169,6 +192,7 @@ CUresult vgpu_context_here(struct vgpu_place *place, const char *api) {
     place->account = (struct vgpu_account){session->region, session->slot, known.device};
     place->ordinal = known.ordinal;
     place->owner = known.owner;
+    place->context = current;
     return CUDA_SUCCESS;
 }
 
@@ -247,4 +271,18 @@ CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice
         drop(&entry);
     }
     return rc;
+}
+
+void vgpu_context_look_at_primaries(void) {
+    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) {
+        struct primary *primary = &primaries[ordinal];
+        CUcontext handle = vgpu_load_relaxed(&primary->handle);
+        struct vgpu_context entry;
+        if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
+            !vgpu_contexts_take(handle, &entry))
+            continue;
+        vgpu_store_relaxed(&primary->references, 0U);
+        vgpu_store_release(&primary->state, (uint32_t)ABSENT);
+        drop(&entry);
+    }
 }

@@ -1,8 +1,8 @@
 /* Contexts and what they cost: half a GiB each that no call names.
  *
- * The charge is reserved before the driver makes a context; one that came to be behind our back (the
- * CUDA runtime can reach the primary context through private tables) is charged when it is first
- * seen current. A known context costs one probe of contexts.h.
+ * The charge is reserved before the driver makes a context; one that came to be behind our back
+ * (the CUDA runtime can reach the primary context through private tables) is charged when it is
+ * first seen current. A known context costs one probe of contexts.h.
  */
 #ifndef VGPU_CONTEXT_H
 #define VGPU_CONTEXT_H
@@ -20,7 +20,8 @@ struct vgpu_place {
     struct vgpu_session *session; /* NULL: nothing to account, only forward */
     struct vgpu_account account;
     CUdevice ordinal;
-    uint32_t owner; /* serial of the context, 0 = unknown */
+    uint32_t owner;    /* serial of the context, 0 = unknown */
+    CUcontext context; /* NULL: unknown */
 };
 
 /* Fills *place for the calling thread's current context. CUDA_ERROR_OUT_OF_MEMORY if that context
@@ -39,8 +40,12 @@ CUresult vgpu_context_seen_by(CUcontext context, const char *api);
 CUresult vgpu_context_make(CUcontext *out, CUdevice ordinal, const char *api,
                            CUresult (*make)(void *how), void *how);
 
-/* Enters a context that costs nothing of its own: a green one runs in its device's primary one. */
+/* Enters a context that costs nothing of its own: a green one runs in its device's primary one, and
+ * its allocations are that one's. */
 void vgpu_context_enter_free(CUcontext context, CUdevice ordinal);
+
+/* Refunds the primary contexts that ended with a green one. */
+void vgpu_context_look_at_primaries(void);
 
 /* Ends a context by calling end(context); refunds it and the plain allocations that go with it. */
 CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext));

@@ -17,6 +17,7 @@ struct place {
     uint64_t owner_device; /* serial << 32 | device, one word so that they always match */
     int ordinal;
     uint64_t charge;
+    struct vgpu_tally tally;
 };
 
 static struct place places[PLACES];
@@ -71,6 +72,7 @@ bool vgpu_contexts_put(struct vgpu_context *context) {
         vgpu_store_relaxed(&place->owner_device, (uint64_t)context->owner << 32 | context->device);
         vgpu_store_relaxed(&place->ordinal, context->ordinal);
         vgpu_store_relaxed(&place->charge, context->charge);
+        place->tally = (struct vgpu_tally){0};
         vgpu_store_release(&place->handle, context->handle);
     }
     pthread_mutex_unlock(&writing);
@@ -86,6 +88,19 @@ bool vgpu_contexts_take(const void *handle, struct vgpu_context *context) {
     }
     pthread_mutex_unlock(&writing);
     return place != NULL;
+}
+
+bool vgpu_contexts_grow(const void *handle, int64_t bytes) {
+    pthread_mutex_lock(&writing);
+    struct place *place = handle ? find(handle) : NULL;
+    if (place) vgpu_store_relaxed(&place->charge, place->charge + (uint64_t)bytes);
+    pthread_mutex_unlock(&writing);
+    return place != NULL;
+}
+
+struct vgpu_tally *vgpu_contexts_tally(const void *handle) {
+    struct place *place = handle ? find(handle) : NULL;
+    return place ? &place->tally : NULL;
 }
 
 bool vgpu_contexts_alive(uint32_t owner) {

@@ -1,4 +1,5 @@
-/* The table of this process's contexts: handle -> serial and device. Pure; reading takes no lock. */
+/* The table of this process's contexts: handle -> serial and device. Pure; reading takes no lock.
+ */
 #ifndef VGPU_CONTEXTS_H
 #define VGPU_CONTEXTS_H
 
@@ -24,6 +25,20 @@ bool vgpu_contexts_put(struct vgpu_context *context);
 bool vgpu_contexts_take(const void *handle, struct vgpu_context *context);
 
 bool vgpu_contexts_alive(uint32_t owner);
+
+/* Adds to what the context costs, and what its end gives back. False if it is gone. */
+bool vgpu_contexts_grow(const void *handle, int64_t bytes);
+
+/* What has made a context grow besides allocations; each word is changed by compare-and-swap. It
+ * stays readable when the context has gone (its place may then serve another one). */
+struct vgpu_tally {
+    uint64_t local;   /* local memory, bytes a thread: by limit << 32 | by kernels */
+    uint64_t streams; /* paid for << 32 | alive */
+    uint64_t graphs;  /* bytes of instantiated graphs' nodes */
+};
+
+/* NULL: not a context that we know. */
+struct vgpu_tally *vgpu_contexts_tally(const void *handle);
 
 /* After fork, in the child. */
 void vgpu_contexts_forget(void);

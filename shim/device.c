@@ -11,7 +11,7 @@
 /* While an entry is being filled its state names the claimer (pid in the upper 24 bits), so that a
  * claim of a dead process can be told from that of a slow one. ABANDONED: the claimer was alive but
  * stopped; it may still write into the entry, so nobody else ever uses it. */
-#define STATE(word) ((word) & 0xff)
+#define STATE(word) ((word)&0xff)
 #define CLAIM_OF(pid) (VGPU_DEVICE_CLAIMING | (pid) << 8)
 #define ABANDONED 0xffU
 #define CLAIM_DEADLINE_NS 10000000

@@ -1,6 +1,6 @@
-/* Devices: the region keys them by UUID, since ordinals differ with CUDA_VISIBLE_DEVICES and between
- * CUDA and NVML. An entry is filled by the supervisor or claimed by the first process that meets
- * the card; it never moves. */
+/* Devices: the region keys them by UUID, since ordinals differ with CUDA_VISIBLE_DEVICES and
+ * between CUDA and NVML. An entry is filled by the supervisor or claimed by the first process that
+ * meets the card; it never moves. */
 #ifndef VGPU_DEVICE_H
 #define VGPU_DEVICE_H
 

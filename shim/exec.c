@@ -4,12 +4,10 @@
  *     vgpu-exec --parent PID [--nofile N] [--sigign HEX] [--sigblk HEX] [--keep 0.1.2.63]
  *               [--suffix NAME=FILE] [--prefix NAME=DIR] [--set NAME=VALUE]…
  *               (--words N | --argv WORD…)
- *     vgpu-exec --check FILE
  *
  * Bun hands on text as UTF-8 only. So the target's words are the last N of the parent's own command
  * line and its environment is the parent's, both taken as raw bytes from /proc. */
 #define _GNU_SOURCE
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -175,12 +173,6 @@ static void become(char **words) {
     fail(error == ENOENT ? 127 : 126, "%s: %s", words[0], strerror(error));
 }
 
-static int check(const char *file) {
-    if (dlopen(file, RTLD_NOW | RTLD_LOCAL)) return 0;
-    fprintf(stderr, "%s\n", dlerror());
-    return 1;
-}
-
 struct options {
     pid_t parent;
     const char *nofile, *sigign, *sigblk, *keep;
@@ -219,7 +211,7 @@ static void change_environment(char **argv, char **end) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 3 && is(argv[1], "--check")) return check(argv[2]);
+    (void)argc;
     struct options options = parse(argv);
 
     char path[32];

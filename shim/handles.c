@@ -10,6 +10,7 @@ struct vgpu_backing {
     uint64_t bytes;
     uint32_t device;
     uint32_t references; /* handle references, mappings, and a release in flight */
+    bool exported;
 };
 
 struct node {
@@ -99,9 +100,9 @@ static void handle_add(uint64_t value, struct vgpu_backing *backing) {
 }
 
 static struct vgpu_freed drop_reference(struct vgpu_backing *backing) {
-    struct vgpu_freed freed = {0, 0};
+    struct vgpu_freed freed = {0};
     if (backing && --backing->references == 0) {
-        freed = (struct vgpu_freed){backing->bytes, backing->device};
+        freed = (struct vgpu_freed){backing->bytes, backing->device, backing->exported};
         free(backing);
     }
     return freed;
@@ -202,7 +203,7 @@ void vgpu_handles_mapped(struct vgpu_mapping *mapping) {
 }
 
 struct vgpu_freed vgpu_handles_unmapped(struct vgpu_mapping *mapping) {
-    struct vgpu_freed freed = {0, 0};
+    struct vgpu_freed freed = {0};
     if (!mapping) return freed;
     pthread_mutex_lock(&lock);
     freed = drop_reference(mapping->backing);
@@ -227,6 +228,13 @@ struct vgpu_mapping *vgpu_handles_unmap(uint64_t address, uint64_t bytes) {
 
 struct vgpu_mapping *vgpu_handles_next(struct vgpu_mapping *mapping) {
     return (struct vgpu_mapping *)mapping->node.next;
+}
+
+void vgpu_handles_export(uint64_t value) {
+    pthread_mutex_lock(&lock);
+    struct handle *handle = handle_find(value);
+    if (handle) handle->backing->exported = true;
+    pthread_mutex_unlock(&lock);
 }
 
 void vgpu_handles_forget(void) {

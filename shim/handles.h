@@ -1,5 +1,5 @@
-/* Physical memory made by cuMemCreate: alive as long as a handle or a mapping refers to it, whatever
- * happens to contexts. Pure and process-local; safe from any thread.
+/* Physical memory made by cuMemCreate: alive as long as a handle or a mapping refers to it,
+ * whatever happens to contexts. Pure and process-local; safe from any thread.
  *
  * A count is raised before the driver call that adds a reference and undone if that fails; it is
  * lowered before a call that removes one, and what fell to zero is refunded after it succeeded.
@@ -17,6 +17,7 @@ struct vgpu_mapping; /* one address range that shows it */
 struct vgpu_freed {
     uint64_t bytes;
     uint32_t device;
+    bool exported; /* another process may still hold it */
 };
 
 /* Enters a handle from cuMemCreate (bytes = its charge) or from an import (bytes = 0). */
@@ -39,6 +40,9 @@ struct vgpu_freed vgpu_handles_unmapped(struct vgpu_mapping *mapping);
  * vgpu_handles_unmapped, or put them back. */
 struct vgpu_mapping *vgpu_handles_unmap(uint64_t address, uint64_t bytes);
 struct vgpu_mapping *vgpu_handles_next(struct vgpu_mapping *mapping);
+
+/* The handle was handed to another process. */
+void vgpu_handles_export(uint64_t handle);
 
 void vgpu_handles_forget(void);
 

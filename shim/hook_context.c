@@ -56,6 +56,25 @@ VGPU_EXPORT CUresult cuCtxCreate_v4(CUcontext *out, CUctxCreateParams *params, u
     return vgpu_context_make(out, device, "cuCtxCreate_v4", make_v4, &how);
 }
 
+static CUresult make_gl(void *how) {
+    const struct creation *c = how;
+    return REAL(cuGLCtxCreate)(c->out, c->flags, c->device);
+}
+static CUresult make_gl_v2(void *how) {
+    const struct creation *c = how;
+    return REAL(cuGLCtxCreate_v2)(c->out, c->flags, c->device);
+}
+
+VGPU_EXPORT CUresult cuGLCtxCreate(CUcontext *out, unsigned int flags, CUdevice device) {
+    struct creation how = {.out = out, .flags = flags, .device = device};
+    return vgpu_context_make(out, device, "cuGLCtxCreate", make_gl, &how);
+}
+
+VGPU_EXPORT CUresult cuGLCtxCreate_v2(CUcontext *out, unsigned int flags, CUdevice device) {
+    struct creation how = {.out = out, .flags = flags, .device = device};
+    return vgpu_context_make(out, device, "cuGLCtxCreate_v2", make_gl_v2, &how);
+}
+
 VGPU_EXPORT CUresult cuCtxDestroy(CUcontext context) {
     return vgpu_context_end(context, REAL(cuCtxDestroy));
 }
@@ -66,6 +85,31 @@ VGPU_EXPORT CUresult cuCtxDestroy_v2(CUcontext context) {
 
 VGPU_EXPORT CUresult cuCtxDetach(CUcontext context) {
     return vgpu_context_end(context, REAL(cuCtxDetach));
+}
+
+/* A green context holds a reference to the primary one, and makes it if there is none: ours, taken
+ * around the call, charges it. */
+VGPU_EXPORT CUresult cuGreenCtxCreate(CUgreenCtx *out, CUdevResourceDesc resources, CUdevice device,
+                                      unsigned int flags) {
+    CUcontext primary;
+    if (!vgpu_session_get()) return REAL(cuGreenCtxCreate)(out, resources, device, flags);
+    CUresult rc = vgpu_context_retain_primary(&primary, device, "cuGreenCtxCreate");
+    if (rc != CUDA_SUCCESS) return rc;
+    rc = REAL(cuGreenCtxCreate)(out, resources, device, flags);
+    vgpu_context_release_primary(device, REAL(cuDevicePrimaryCtxRelease_v2), false);
+    return rc;
+}
+
+VGPU_EXPORT CUresult cuGreenCtxDestroy(CUgreenCtx green) {
+    CUcontext context = NULL;
+    struct vgpu_context view;
+    if (!vgpu_session_get()) return REAL(cuGreenCtxDestroy)(green);
+    bool known = REAL(cuCtxFromGreenCtx)(&context, green) == CUDA_SUCCESS &&
+                 vgpu_contexts_take(context, &view);
+    CUresult rc = REAL(cuGreenCtxDestroy)(green);
+    if (rc == CUDA_SUCCESS) vgpu_context_look_at_primaries();
+    else if (known) vgpu_contexts_put(&view);
+    return rc;
 }
 
 VGPU_EXPORT CUresult cuCtxFromGreenCtx(CUcontext *out, CUgreenCtx green) {

@@ -1,18 +1,31 @@
 /* Launches and the calls by which a program waits for them. */
 #include "cuda_abi.h"
+#include "graph_memory.h"
 #include "interpose.h"
+#include "local.h"
 #include "pace.h"
 #include "pools.h"
 
-/* GATED(call, stream, per_thread, key): the driver's answer to `call`, made when the gate lets it.
- */
-#define GATED(call, stream, per_thread, key)                                                       \
+/* GATED(result, call, stream, per_thread, key): the driver's answer to `call`, made when the gate
+ * lets it; without a share, one load and one branch. */
+#define GATED(result, call, stream, per_thread, key)                                               \
     do {                                                                                           \
-        if (__builtin_expect(!vgpu_pace_gated(), 1)) return call;                                  \
+        if (__builtin_expect(!vgpu_pace_gated(), 1)) {                                             \
+            result = call;                                                                         \
+            break;                                                                                 \
+        }                                                                                          \
         struct vgpu_passage passage;                                                               \
         vgpu_pace_enter(&passage, stream, per_thread, key);                                        \
-        CUresult result = call;                                                                    \
+        result = call;                                                                             \
         vgpu_pace_leave(&passage);                                                                 \
+    } while (0)
+
+/* A kernel: its local memory must fit, then the gate. */
+#define LAUNCH(symbol, f, call, stream, per_thread, key)                                           \
+    do {                                                                                           \
+        CUresult result = vgpu_local_launch(f, #symbol);                                           \
+        if (__builtin_expect(result == CUDA_SUCCESS, 1))                                           \
+            GATED(result, call, stream, per_thread, key);                                          \
         return result;                                                                             \
     } while (0)
 
@@ -22,8 +35,8 @@
     VGPU_EXPORT CUresult symbol(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,  \
                                 unsigned by, unsigned bz, unsigned shared, CUstream stream,        \
                                 void **params, void **extra) {                                     \
-        GATED(REAL(symbol)(f, gx, gy, gz, bx, by, bz, shared, stream, params, extra), stream,      \
-              per_thread, vgpu_book_key(f, PRODUCT(gx, gy, gz), PRODUCT(bx, by, bz)));             \
+        LAUNCH(symbol, f, REAL(symbol)(f, gx, gy, gz, bx, by, bz, shared, stream, params, extra),  \
+               stream, per_thread, vgpu_book_key(f, PRODUCT(gx, gy, gz), PRODUCT(bx, by, bz)));    \
     }
 KERNEL(cuLaunchKernel, false)
 KERNEL(cuLaunchKernel_ptsz, true)
@@ -32,9 +45,9 @@ KERNEL(cuLaunchKernel_ptsz, true)
     VGPU_EXPORT CUresult symbol(const CUlaunchConfig *c, CUfunction f, void **params,              \
                                 void **extra) {                                                    \
         if (!c) return REAL(symbol)(c, f, params, extra);                                          \
-        GATED(REAL(symbol)(c, f, params, extra), c->hStream, per_thread,                           \
-              vgpu_book_key(f, PRODUCT(c->gridDimX, c->gridDimY, c->gridDimZ),                     \
-                            PRODUCT(c->blockDimX, c->blockDimY, c->blockDimZ)));                   \
+        LAUNCH(symbol, f, REAL(symbol)(c, f, params, extra), c->hStream, per_thread,               \
+               vgpu_book_key(f, PRODUCT(c->gridDimX, c->gridDimY, c->gridDimZ),                    \
+                             PRODUCT(c->blockDimX, c->blockDimY, c->blockDimZ)));                  \
     }
 KERNEL_EX(cuLaunchKernelEx, false)
 KERNEL_EX(cuLaunchKernelEx_ptsz, true)
@@ -43,34 +56,40 @@ KERNEL_EX(cuLaunchKernelEx_ptsz, true)
     VGPU_EXPORT CUresult symbol(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,  \
                                 unsigned by, unsigned bz, unsigned shared, CUstream stream,        \
                                 void **params) {                                                   \
-        GATED(REAL(symbol)(f, gx, gy, gz, bx, by, bz, shared, stream, params), stream, per_thread, \
-              vgpu_book_key(f, PRODUCT(gx, gy, gz), PRODUCT(bx, by, bz)));                         \
+        LAUNCH(symbol, f, REAL(symbol)(f, gx, gy, gz, bx, by, bz, shared, stream, params), stream, \
+               per_thread, vgpu_book_key(f, PRODUCT(gx, gy, gz), PRODUCT(bx, by, bz)));            \
     }
 COOPERATIVE(cuLaunchCooperativeKernel, false)
 COOPERATIVE(cuLaunchCooperativeKernel_ptsz, true)
 
 VGPU_EXPORT CUresult cuLaunch(CUfunction f) {
-    GATED(REAL(cuLaunch)(f), NULL, false, vgpu_book_key(f, 1, 0));
+    LAUNCH(cuLaunch, f, REAL(cuLaunch)(f), NULL, false, vgpu_book_key(f, 1, 0));
 }
 
 VGPU_EXPORT CUresult cuLaunchGrid(CUfunction f, int width, int height) {
-    GATED(REAL(cuLaunchGrid)(f, width, height), NULL, false,
-          vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
+    LAUNCH(cuLaunchGrid, f, REAL(cuLaunchGrid)(f, width, height), NULL, false,
+           vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
 }
 
 VGPU_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUstream stream) {
-    GATED(REAL(cuLaunchGridAsync)(f, width, height, stream), stream, false,
-          vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
+    LAUNCH(cuLaunchGridAsync, f, REAL(cuLaunchGridAsync)(f, width, height, stream), stream, false,
+           vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
 }
 
-/* A graph is one submission; its duration is learnt like a kernel's. */
-VGPU_EXPORT CUresult cuGraphLaunch(CUgraphExec graph, CUstream stream) {
-    GATED(REAL(cuGraphLaunch)(graph, stream), stream, false, vgpu_book_key(graph, 0, 0));
-}
-
-VGPU_EXPORT CUresult cuGraphLaunch_ptsz(CUgraphExec graph, CUstream stream) {
-    GATED(REAL(cuGraphLaunch_ptsz)(graph, stream), stream, true, vgpu_book_key(graph, 0, 0));
-}
+/* A graph is one submission; its duration is learnt like a kernel's. What its allocation nodes take
+ * is charged first. */
+#define GRAPH(symbol, per_thread)                                                                  \
+    VGPU_EXPORT CUresult symbol(CUgraphExec graph, CUstream stream) {                              \
+        struct vgpu_graph_growth growth;                                                           \
+        CUresult result = vgpu_graph_memory_begin(&growth, graph, #symbol);                        \
+        if (result != CUDA_SUCCESS) return result;                                                 \
+        GATED(result, REAL(symbol)(graph, stream), stream, per_thread,                             \
+              vgpu_book_key(graph, 0, 0));                                                         \
+        vgpu_graph_memory_end(&growth);                                                            \
+        return result;                                                                             \
+    }
+GRAPH(cuGraphLaunch, false)
+GRAPH(cuGraphLaunch_ptsz, true)
 
 /* Waiting: a free mark for the gate, and the moment at which pools give memory back. */
 #define WAITED(call, stream, per_thread, given)                                                    \

@@ -2,10 +2,12 @@
 #include "blocks.h"
 #include "charge.h"
 #include "context.h"
+#include "exports.h"
 #include "interpose.h"
 #include "pools.h"
 
-#define PITCH_STEP UINT64_C(512) /* rows are padded to this (measured); corrected after the call */
+/* Rows are padded to this (measured); corrected after the call. */
+#define PITCH_STEP UINT64_C(512)
 
 struct plain {
     struct vgpu_place place; /* session NULL: only forward */
@@ -149,9 +151,12 @@ static CUresult end_free(const struct release *release, CUresult rc, bool synchr
     const struct vgpu_block *block = &release->block;
     const struct vgpu_account account = {release->session->region, release->session->slot,
                                          block->device};
-    if (rc == CUDA_SUCCESS || (block->owner && !vgpu_contexts_alive(block->owner)))
-        vgpu_ledger_refund(&account, block->charge);
-    else vgpu_ledger_refund(&account, vgpu_blocks_return(block));
+    if (rc == CUDA_SUCCESS || (block->owner && !vgpu_contexts_alive(block->owner))) {
+        if (vgpu_exports_any()) vgpu_exports_refund(&account, block->address, block->charge);
+        else vgpu_ledger_refund(&account, block->charge);
+    } else {
+        vgpu_ledger_refund(&account, vgpu_blocks_return(block));
+    }
     return rc;
 }
 

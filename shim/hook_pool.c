@@ -1,4 +1,5 @@
 /* Stream-ordered allocations and pools: thin wrappers, the thinking is in pools.c. */
+#include "graph_memory.h"
 #include "interpose.h"
 #include "pools.h"
 
@@ -28,8 +29,11 @@ static CUresult place_of(struct vgpu_place *place, CUstream stream, const char *
 /* pool NULL in *call: the device's current one. */
 static CUresult allocate(struct vgpu_pool_call *call, bool from_pool, capture_query *query) {
     struct vgpu_place place;
-    if (!vgpu_session_get() || !call->out || !call->bytes || capturing(query, call->stream))
+    if (!vgpu_session_get() || !call->out || !call->bytes) return call->alloc(call);
+    if (capturing(query, call->stream)) {
+        vgpu_graph_memory_note();
         return call->alloc(call);
+    }
     CUresult rc = place_of(&place, call->stream, call->api);
     if (rc != CUDA_SUCCESS) return rc;
     CUmemoryPool pool = call->pool;
@@ -55,21 +59,21 @@ static CUresult alloc_from_ptsz(const struct vgpu_pool_call *c) {
 }
 
 VGPU_EXPORT CUresult cuMemAllocAsync(CUdeviceptr *out, size_t bytes, CUstream stream) {
-    struct vgpu_pool_call call = {
-        NULL, bytes, "cuMemAllocAsync", out, stream, alloc, REAL(cuMemFreeAsync)};
+    struct vgpu_pool_call call = {NULL,   bytes, "cuMemAllocAsync",   out,
+                                  stream, alloc, REAL(cuMemFreeAsync)};
     return allocate(&call, false, CALL(cuStreamIsCapturing));
 }
 
 VGPU_EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr *out, size_t bytes, CUstream stream) {
-    struct vgpu_pool_call call = {
-        NULL, bytes, "cuMemAllocAsync_ptsz", out, stream, alloc_ptsz, REAL(cuMemFreeAsync_ptsz)};
+    struct vgpu_pool_call call = {NULL,   bytes,      "cuMemAllocAsync_ptsz",   out,
+                                  stream, alloc_ptsz, REAL(cuMemFreeAsync_ptsz)};
     return allocate(&call, false, CALL(cuStreamIsCapturing_ptsz));
 }
 
 VGPU_EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr *out, size_t bytes, CUmemoryPool pool,
                                              CUstream stream) {
-    struct vgpu_pool_call call = {
-        pool, bytes, "cuMemAllocFromPoolAsync", out, stream, alloc_from, REAL(cuMemFreeAsync)};
+    struct vgpu_pool_call call = {pool,   bytes,      "cuMemAllocFromPoolAsync", out,
+                                  stream, alloc_from, REAL(cuMemFreeAsync)};
     return allocate(&call, true, CALL(cuStreamIsCapturing));
 }
 

@@ -1,6 +1,7 @@
 /* Virtual memory management: cuMemCreate and what refers to it. The counting is in handles.c. */
 #include "charge.h"
 #include "context.h"
+#include "exports.h"
 #include "handles.h"
 #include "interpose.h"
 
@@ -8,7 +9,8 @@ static void refund(struct vgpu_freed freed) {
     struct vgpu_session *session = freed.bytes ? vgpu_session_get() : NULL;
     if (!session) return;
     const struct vgpu_account account = {session->region, session->slot, freed.device};
-    vgpu_ledger_refund(&account, freed.bytes);
+    if (freed.exported) vgpu_exports_refund_late(&account, freed.bytes);
+    else vgpu_ledger_refund(&account, freed.bytes);
 }
 
 VGPU_EXPORT CUresult cuMemCreate(CUmemGenericAllocationHandle *out, size_t bytes,
@@ -65,8 +67,7 @@ VGPU_EXPORT CUresult cuMemMap(CUdeviceptr address, size_t bytes, size_t offset,
 }
 
 VGPU_EXPORT CUresult cuMemUnmap(CUdeviceptr address, size_t bytes) {
-    struct vgpu_mapping *mappings =
-        vgpu_session_get() ? vgpu_handles_unmap(address, bytes) : NULL;
+    struct vgpu_mapping *mappings = vgpu_session_get() ? vgpu_handles_unmap(address, bytes) : NULL;
     CUresult rc = REAL(cuMemUnmap)(address, bytes);
     while (mappings) {
         struct vgpu_mapping *next = vgpu_handles_next(mappings);

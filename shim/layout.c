@@ -18,6 +18,7 @@ static void print_constants(void) {
     printf("export const RING_RECORDS = %d;\n", VGPU_RING_RECORDS);
     printf("export const NO_LIMIT = 0x%" PRIx64 "n;\n", (uint64_t)VGPU_NO_LIMIT);
     printf("export const WHOLE_GPU = %u; // parts per million\n", VGPU_WHOLE_GPU);
+    printf("export const PRESSURE_SOFT = 0x%x;\n", VGPU_PRESSURE_SOFT);
     printf("export const NO_DEVICE = 0x%" PRIx32 ";\n", (uint32_t)VGPU_NO_DEVICE);
 
     printf("\nexport const DEVICE = { EMPTY: %d, CLAIMING: %d, READY: %d } as const;\n",

@@ -5,6 +5,7 @@
 
 #include "atomics.h"
 #include "slot.h"
+#include "soft.h"
 
 /* Each round two contenders choose pauses at random, so ever more rounds of equal choices are ever
  * less likely: after 40 the request is refused rather than waited for. */
@@ -28,8 +29,8 @@ uint64_t vgpu_ledger_used(const struct vgpu_region *region, uint32_t device) {
         if (state != VGPU_SLOT_LIVE && state != VGPU_SLOT_DYING) continue;
         const struct vgpu_use *use = &slot->use[device];
         /* Signed, so that neither a refund too many nor the drift can turn into 16 EiB. */
-        int64_t held = (int64_t)vgpu_load_seq_cst(&use->charged_bytes) +
-                       vgpu_load_relaxed(&use->drift_bytes);
+        int64_t held =
+            (int64_t)vgpu_load_seq_cst(&use->charged_bytes) + vgpu_load_relaxed(&use->drift_bytes);
         if (held > 0) sum += (uint64_t)held;
     }
     return sum;
@@ -63,6 +64,7 @@ static void note_peak(const struct vgpu_account *account, uint64_t used) {
     struct vgpu_use *use = &account->slot->use[account->device];
     int64_t own = (int64_t)vgpu_load_relaxed(&use->charged_bytes);
     vgpu_max_relaxed(&account->region->devices[account->device].peak_bytes, used);
+    vgpu_soft_note(&account->region->devices[account->device], used);
     if (own > 0) vgpu_max_relaxed(&use->peak_bytes, (uint64_t)own);
 }
 
@@ -72,7 +74,8 @@ bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes) {
     for (unsigned round = 0; round < CONTENTION_ROUNDS; round++) {
         uint64_t limit = vgpu_ledger_limit(region, account->device);
         /* Look before adding: a hopeless request must not make a neighbour's fitting one fail. In
-         * later rounds this is the look at the sum without ours: refuse only if it is full still. */
+         * later rounds this is the look at the sum without ours: refuse only if it is full still.
+         */
         if (limit != VGPU_NO_LIMIT &&
             (bytes > limit || vgpu_ledger_used(region, account->device) > limit - bytes))
             return false;
@@ -89,7 +92,8 @@ bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes) {
 }
 
 void vgpu_ledger_adjust(const struct vgpu_account *account, int64_t bytes) {
-    /* No peak from here: a sum taken now may hold a neighbour's attempt that is about to be undone. */
+    /* No peak from here: a sum taken now may hold a neighbour's attempt that is about to be undone.
+     */
     vgpu_add_seq_cst(&account->slot->use[account->device].charged_bytes, (uint64_t)bytes);
 }
 

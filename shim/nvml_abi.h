@@ -180,6 +180,8 @@ nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t, unsigned int *);
 nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t, nvmlMemory_t *);
 nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t, nvmlMemory_v2_t *);
 nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t, nvmlBAR1Memory_t *);
+nvmlReturn_t nvmlDeviceGetMemoryLimits_v1(nvmlDevice_t, void *); /* 615; structure not published */
+nvmlReturn_t nvmlDeviceSetMemoryLimits_v1(nvmlDevice_t, void *);
 
 nvmlReturn_t nvmlDeviceGetComputeRunningProcesses(nvmlDevice_t, unsigned int *,
                                                   nvmlProcessInfo_v1_t *);

@@ -5,12 +5,12 @@
  * Glossary
  *   region   one mapped file per session: header, devices, slots, ring, in this order.
  *   device   one GPU of the session, keyed by UUID; claimed by whoever sees it first.
- *   slot     one attached process. A slot never moves; owner = pid + generation + state in one word.
- *   charge   bytes of device memory that a process holds, as NVML lists them. The session's use of a
- *            device is the SUM over live slots: a dead process's bytes vanish with its slot, so no
- *            kill at any moment can lose a byte.
- *   gate     the compute share of one device: one word holds the whole schedule (gate.h).
- *   ring     event records; writers claim, never wait, and count what they could not write.
+ *   slot     one attached process. A slot never moves; owner = pid + generation + state in one
+ * word. charge   bytes of device memory that a process holds, as NVML lists them. The session's use
+ * of a device is the SUM over live slots: a dead process's bytes vanish with its slot, so no kill
+ * at any moment can lose a byte. gate     the compute share of one device: one word holds the whole
+ * schedule (gate.h). ring     event records; writers claim, never wait, and count what they could
+ * not write.
  *
  * All times are CLOCK_MONOTONIC ns, all sizes bytes, all shares parts per million of the GPU.
  */
@@ -35,81 +35,92 @@
     X(u64, magic)                                                                                  \
     X(u32, layout_version)                                                                         \
     X(u32, region_bytes)                                                                           \
-    X(u64, start_mono_ns)       /* the session's time zero: gate ticks count from here */          \
-    X(u64, start_wall_ns)       /* CLOCK_REALTIME at the same moment */                            \
-    A(char, session, 16)        /* NUL-terminated id */                                            \
+    X(u64, start_mono_ns) /* the session's time zero: gate ticks count from here */                \
+    X(u64, start_wall_ns) /* CLOCK_REALTIME at the same moment */                                  \
+    A(char, session, 16)  /* NUL-terminated id */                                                  \
     X(u32, supervisor_pid)                                                                         \
-    X(u32, limits_version)      /* raised after every change of a limit */                         \
-    X(u64, supervisor_start)    /* /proc/PID/stat field 22, names the process with its pid */      \
-    X(u64, default_mem_limit)   /* for a device that no one named; VGPU_NO_LIMIT = none */         \
+    X(u32, limits_version)    /* raised after every change of a limit */                           \
+    X(u64, supervisor_start)  /* /proc/PID/stat field 22, names the process with its pid */        \
+    X(u64, default_mem_limit) /* for a device that no one named; VGPU_NO_LIMIT = none */           \
     X(u32, default_share_ppm)                                                                      \
-    X(u32, audit)               /* 1: the supervisor reconciles with NVML (0 in some tests) */     \
+    X(u32, audit)                 /* 1: the supervisor reconciles with NVML (0 in some tests) */   \
     X(u64, default_context_bytes) /* what a context costs on a card the table does not know */     \
-    X(u32, bell_wanted)         /* 1: the supervisor sleeps; ring the fifo after publishing */     \
-    X(u32, slots_used)          /* high-water mark: slots at and above it were never claimed */    \
-    X(u32, audit_wanted)        /* raised by a shim that wants drift_bytes to be fresh */          \
-    X(u32, audit_done)          /* the audit_wanted that the last audit had seen before it looked */ \
-    A(u64, header_pad, 3)                                                                          \
-    X(u64, ring_head)           /* records claimed so far; own cache line with ring_lost */        \
+    X(u32, bell_wanted)           /* 1: the supervisor sleeps; ring the fifo after publishing */   \
+    X(u32, slots_used)            /* high-water mark: slots at and above it were never claimed */  \
+    X(u32, audit_wanted)          /* raised by a shim that wants drift_bytes to be fresh */        \
+    X(u32, audit_done) /* the audit_wanted that the last audit had seen before it looked */        \
+    X(u64, default_soft_bytes) /* for a device that no one named; 0 = none */                      \
+    A(u64, header_pad, 2)                                                                          \
+    X(u64, ring_head) /* records claimed so far; own cache line with ring_lost */                  \
     X(u64, ring_lost)                                                                              \
-    X(u64, unknown_calls)       /* allocation entry points the hook table does not know */         \
+    X(u64, unknown_calls) /* allocation entry points the hook table does not know */               \
     A(u64, ring_pad, 5)
 
 #define VGPU_DEVICE_FIELDS(X, A)                                                                   \
-    X(u32, state)               /* VGPU_DEVICE_* */                                                \
+    X(u32, state) /* VGPU_DEVICE_* */                                                              \
     X(u32, share_ppm)                                                                              \
     A(u8, uuid, 16)                                                                                \
-    X(u64, mem_limit)           /* as set; the limit in force is min(mem_limit, total_bytes) */    \
-    X(u64, total_bytes)         /* of the real card; 0 until a process has asked the driver */     \
-    X(u64, context_bytes)       /* what NVML lists for a bare context here; 0 = not learnt */      \
+    X(u64, mem_limit)     /* as set; the limit in force is min(mem_limit, total_bytes) */          \
+    X(u64, total_bytes)   /* of the real card; 0 until a process has asked the driver */           \
+    X(u64, context_bytes) /* what NVML lists for a bare context here; 0 = not learnt */            \
     X(u64, peak_bytes)                                                                             \
     X(u64, denials)                                                                                \
-    X(u64, charged_ns)          /* GPU time booked for closed slices */                            \
+    X(u64, charged_ns) /* GPU time booked for closed slices */                                     \
     X(u64, slices)                                                                                 \
-    A(u64, device_pad, 6)                                                                          \
-    X(u64, gate_word)           /* see gate.h */                                                   \
+    X(u64, soft_bytes)          /* told, not enforced; 0 = the header's, NO_LIMIT = none */        \
+    X(u64, pressure_next_bytes) /* a use above this rings the bell; 0 = never */                   \
+    X(u32, pressure)            /* percent level reached (0, 70, 85, 95) | VGPU_PRESSURE_SOFT */   \
+    X(u32, pressure_changes)    /* raised after every change of pressure */                        \
+    X(u64, velocity)            /* by the supervisor: growth in bytes/s, moving average */         \
+    X(u32, pressure_crossed)    /* 1: a shim saw a use above pressure_next_bytes (soft.h) */       \
+    X(u32, device_spare)                                                                           \
+    A(u64, device_pad, 1)                                                                          \
+    X(u64, gate_word) /* see gate.h */                                                             \
     A(u64, gate_base, 2)                                                                           \
-    X(u32, gate_bell)           /* futex: bumped when a slice closes or a closer waits */          \
-    X(u32, gate_closing)        /* epoch into which nothing more is submitted */                   \
-    X(u32, gate_wanted)         /* epoch for whose end another process waits */                    \
+    X(u32, gate_bell)    /* futex: bumped when a slice closes or a closer waits */                 \
+    X(u32, gate_closing) /* epoch into which nothing more is submitted */                          \
+    X(u32, gate_wanted)  /* epoch for whose end another process waits */                           \
     X(u32, gate_spare)                                                                             \
     A(u64, gate_pad, 3)
 
 #define VGPU_SLOT_FIELDS(X, A)                                                                     \
-    X(u64, owner)               /* pid << 32 | generation << 8 | VGPU_SLOT_*: claimed by CAS */    \
-    X(u64, start_time)          /* /proc/PID/stat field 22 */                                      \
-    A(char, name, 16)           /* comm at attach */                                               \
+    X(u64, owner)      /* pid << 32 | generation << 8 | VGPU_SLOT_*: claimed by CAS */             \
+    X(u64, start_time) /* /proc/PID/stat field 22 */                                               \
+    A(char, name, 16)  /* comm at attach */                                                        \
     X(u64, attach_mono_ns)                                                                         \
     A(u64, slot_pad, 3)
 
 /* One line of 128 bytes for each (slot, device). */
 #define VGPU_USE_FIELDS(X, A)                                                                      \
-    X(u64, charged_bytes)       /* by the shim: allocations, contexts, reservations in flight */   \
-    X(i64, drift_bytes)         /* by the supervisor: NVML's figure minus charged_bytes */         \
+    X(u64, charged_bytes) /* by the shim: allocations, contexts, reservations in flight */         \
+    X(i64, drift_bytes)   /* by the supervisor: NVML's figure minus charged_bytes */               \
     X(u64, peak_bytes)                                                                             \
     X(u64, allocations)                                                                            \
     X(u64, denials)                                                                                \
-    X(u64, launches)            /* launches that passed a limited gate */                          \
-    X(u64, busy_ns)             /* this process's own GPU time by its marks */                     \
-    X(u64, throttled_ns)        /* time its threads were held at the gate */                       \
+    X(u64, launches)     /* launches that passed a limited gate */                                 \
+    X(u64, busy_ns)      /* this process's own GPU time by its marks */                            \
+    X(u64, throttled_ns) /* time its threads were held at the gate */                              \
     X(u64, waits)                                                                                  \
-    X(u64, gate_busy)           /* slice epoch in which it has work in flight, 0 = drained */      \
-    X(u64, gate_drained_ns)     /* when its work of its last slice had drained */                  \
-    X(u64, gate_seen_ns)        /* last sign of life of its watcher while draining */              \
-    X(u64, gate_wants_ns)       /* since when it waits for a slice, 0 = it does not */             \
-    A(u64, use_pad, 3)
+    X(u64, gate_busy)       /* slice epoch in which it has work in flight, 0 = drained */          \
+    X(u64, gate_drained_ns) /* when its work of its last slice had drained */                      \
+    X(u64, gate_seen_ns)    /* last sign of life of its watcher while draining */                  \
+    X(u64, gate_wants_ns)   /* since when it waits for a slice, 0 = it does not */                 \
+    X(u64, velocity)        /* by the supervisor, as the device's */                               \
+    A(u64, use_pad, 2)
 
 /* 128 bytes, written as 16 words. What the five values mean depends on the kind: see events.def. */
 #define VGPU_RECORD_FIELDS(X, A)                                                                   \
-    X(u64, turn)                /* 2·lap+1 while written, 2·lap+2 when published */                \
+    X(u64, turn) /* 2·lap+1 while written, 2·lap+2 when published */                             \
     X(u64, mono_ns)                                                                                \
-    X(u32, kind)                /* VGPU_EVENT_* */                                                 \
+    X(u32, kind) /* VGPU_EVENT_* */                                                                \
     X(u32, pid)                                                                                    \
-    X(u32, device)              /* index into devices, VGPU_NO_DEVICE = none */                    \
+    X(u32, device) /* index into devices, VGPU_NO_DEVICE = none */                                 \
     X(u32, flags)                                                                                  \
-    A(char, api, 40)            /* entry point, NUL-terminated */                                  \
+    A(char, api, 40) /* entry point, NUL-terminated */                                             \
     A(u64, value, 5)                                                                               \
-    A(char, name, 16)           /* process name */
+    A(char, name, 16) /* process name */
+
+#define VGPU_PRESSURE_SOFT 0x100U /* in device.pressure: use is above soft_bytes */
 
 enum { VGPU_DEVICE_EMPTY, VGPU_DEVICE_CLAIMING, VGPU_DEVICE_READY };
 enum { VGPU_SLOT_FREE, VGPU_SLOT_CLAIMING, VGPU_SLOT_LIVE, VGPU_SLOT_DYING };
@@ -118,8 +129,8 @@ enum { VGPU_SLOT_FREE, VGPU_SLOT_CLAIMING, VGPU_SLOT_LIVE, VGPU_SLOT_DYING };
 #define VGPU_EVENTS(E)                                                                             \
     E(PROCESS_ATTACH, "process.attach", "", "", "", "", "")                                        \
     E(PROCESS_EXIT, "process.exit", "", "", "", "", "")                                            \
-    E(MEMORY_DENIED, "memory.denied", "asked_bytes", "used_bytes", "limit_bytes",                  \
-      "context_bytes", "")                                                                         \
+    E(MEMORY_DENIED, "memory.denied", "asked_bytes", "used_bytes", "limit_bytes", "context_bytes", \
+      "")                                                                                          \
     E(MEMORY_UNKNOWN, "memory.unknown", "", "", "", "", "")                                        \
     E(MEMORY_DRIFT, "memory.drift", "ledger_bytes", "nvml_bytes", "", "", "")                      \
     E(COMPUTE_STOLEN, "compute.stolen", "epoch", "overdue_ns", "victim_pid", "", "")               \

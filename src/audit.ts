@@ -2,13 +2,17 @@ import type { Census, DeviceState, Member } from "./census.ts";
 import type { EventFeed } from "./events.ts";
 import * as layout from "./layout.gen.ts";
 import { monotonicNs } from "./libc.ts";
-import type { CardUse, Nvml } from "./nvml.ts";
+import type { Answer } from "./lister.ts";
+import type { CardUse } from "./nvml.ts";
 import { carriesVariable, readProcess } from "./process.ts";
 import { type Region, useOffset } from "./region.ts";
 
 const DRIFT_EVENT_BYTES = 32 * 1024 * 1024;
 /** NVML may be low for as long as the driver takes to make a context. */
 const STEADY_NS = 3_000_000_000n;
+
+/** A charge precedes its context by as long as the driver takes to make one: only then must NVML list it. */
+const UNSEEN_NS = 5_000_000_000n;
 
 /** What the last look saw of one process on one device. */
 type Sight = {
@@ -18,6 +22,12 @@ type Sight = {
   sinceNs: bigint;
   isFar: boolean;
 };
+
+/** Those who were looked at, as they stood before NVML was asked. */
+export interface Question {
+  members: Member[];
+  devices: DeviceState[];
+}
 
 /**
  * Reconciles the ledger with NVML: writes each process's difference into the region, where the shims
@@ -29,14 +39,19 @@ export class Audit {
   readonly #suspects = new Set<number>();
   /** Processes that NVML listed at the last look. */
   #listed = new Set<number>();
+  /** Since when NVML has been silent about a process that holds memory. */
+  readonly #unseen = new Map<string, bigint>();
+  #hasSeen = false;
   readonly #region: Region;
-  readonly #nvml: Pick<Nvml, "listUses">;
   readonly #feed: EventFeed;
   readonly #target: number;
+  /** NVML cannot see this session's processes: the ledger's figures stand alone. */
+  isBlind = false;
+  /** False while a lower figure waits to be believed. */
+  isSettled = true;
 
-  constructor(region: Region, nvml: Pick<Nvml, "listUses">, feed: EventFeed, target: number) {
+  constructor(region: Region, feed: EventFeed, target: number) {
     this.#region = region;
-    this.#nvml = nvml;
     this.#feed = feed;
     this.#target = target;
   }
@@ -44,16 +59,21 @@ export class Audit {
   /** The driver still holds memory of this process. */
   holdsMemory = (pid: number): boolean => this.#listed.has(pid);
 
-  /** Asks NVML once for each device of the session. */
-  look(census: Census): void {
+  /** Compares what stood in the region before NVML was asked with its answer and with the region now. */
+  compare(census: Census, { members, devices }: Question, answer: Answer): void {
     const listed = new Set<number>();
-    for (const device of census.devices()) {
-      const uses = this.#nvml.listUses(device.uuid);
-      if (uses === null) continue;
+    this.isSettled = true;
+    devices.forEach((device, index) => {
+      const uses = answer[index] ?? null;
+      if (uses === null) return;
       for (const { pid } of uses) listed.add(pid);
-      for (const member of census.members.values()) this.#reconcile(member, device, uses, census);
+      for (const member of members) {
+        if (!census.isCurrent(member)) continue;
+        if (!this.isBlind) this.#reconcile(member, device, uses, census);
+        this.#checkSeen(member, device, uses);
+      }
       for (const { pid } of uses) this.#checkMember(pid, device, census);
-    }
+    });
     this.#listed = listed;
   }
 
@@ -63,7 +83,7 @@ export class Audit {
     if (before === undefined || listed.length === 0) return;
     const nvmlBytes = listed.reduce((sum, { bytes }) => sum + bytes, 0);
     const now = census.readUse(member.slot, device.index);
-    const key = `${member.owner >> 8n} ${device.index}`;
+    const key = keyOf(member, device);
     const last = this.#sights.get(key);
     const drift = nvmlBytes - now.chargedBytes;
     const { chargedBytes, allocations } = now;
@@ -79,16 +99,44 @@ export class Audit {
     if (chargedBytes !== before.chargedBytes || allocations !== before.allocations) return;
     // A charge comes before its allocation and a refund after its free, so NVML may be low for a
     // while. Believing it at once would lend the difference to someone: only what stays is believed.
-    if (drift < now.driftBytes && monotonicNs() - sinceNs < STEADY_NS) return;
-    if (drift !== now.driftBytes) {
-      this.#region.store64(
-        useOffset(member.slot, device.index) + layout.use.drift_bytes,
-        BigInt(drift),
-      );
+    if (drift < now.driftBytes && monotonicNs() - sinceNs < STEADY_NS) {
+      this.isSettled = false;
+      return;
     }
+    if (drift !== now.driftBytes) this.#writeDrift(member, device, drift);
     const isFar = Math.abs(drift) >= DRIFT_EVENT_BYTES;
     if (isSame && isFar && !sight.isFar) this.#reportDrift(member, device, chargedBytes, nvmlBytes);
     if (isSame) sight.isFar = isFar;
+    if (!isSame && isFar !== sight.isFar) this.isSettled = false;
+  }
+
+  /**
+   * In a pid namespace NVML lists a process by its host pid or not at all. If none of ours was ever
+   * listed, nothing that it says can be laid to anyone here: no drift is written from then on.
+   */
+  #checkSeen(member: Member, device: DeviceState, uses: CardUse[]): void {
+    const key = keyOf(member, device);
+    const use = member.uses.find((one) => one.device === device.index);
+    const isListed = uses.some(({ pid }) => pid === member.pid);
+    if (isListed) this.#hasSeen = true;
+    if (isListed || (use?.chargedBytes ?? 0) === 0) return void this.#unseen.delete(key);
+    const sinceNs = this.#unseen.get(key) ?? monotonicNs();
+    this.#unseen.set(key, sinceNs);
+    if (this.isBlind || this.#hasSeen || monotonicNs() - sinceNs < UNSEEN_NS) return;
+    this.isBlind = true;
+    this.#feed.publish({
+      pid: member.pid,
+      gpu: device.uuid,
+      kind: "memory.unseen",
+      api: null,
+      name: member.name,
+      values: { ledger_bytes: use?.chargedBytes ?? 0 },
+    });
+  }
+
+  #writeDrift(member: Member, device: DeviceState, drift: number): void {
+    const at = useOffset(member.slot, device.index) + layout.use.drift_bytes;
+    this.#region.store64(at, BigInt(drift));
   }
 
   #reportDrift(
@@ -122,3 +170,6 @@ export class Audit {
     return false;
   }
 }
+
+const keyOf = ({ slot, owner }: Member, { index }: DeviceState) =>
+  `${slot} ${owner >> 8n} ${index}`;

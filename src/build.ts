@@ -42,22 +42,28 @@ export async function build(
 
 /** Writes a file so that readers see the old content or the new, never a part. */
 export function writeWhole(path: string, text: string): void {
-  const unfinished = `${path}.${process.pid}.new`;
+  const unfinished = nameUnfinished(path);
   writeFileSync(unfinished, text);
   renameSync(unfinished, path);
 }
 
+let attempts = 0;
+const nameUnfinished = (path: string) => `${path}.${attempts++}.${process.pid}.new`;
+
 function findCompiler(wanted: string): string[] {
+  const search = { PATH: process.env["PATH"] ?? "" };
   const words = wanted.split(/\s+/).filter(Boolean);
   const [first] = words;
   if (first !== undefined) {
-    const path = Bun.which(first);
+    const path = Bun.which(first, search);
     if (path !== null) return [path, ...words.slice(1)];
     throw new VgpuError(`CC is ${quote(wanted)}, and there is no such program`, {
       hint: "unset CC or name a C compiler",
     });
   }
-  const found = ["cc", "gcc", "clang"].map((name) => Bun.which(name)).find((path) => path !== null);
+  const found = ["cc", "gcc", "clang"]
+    .map((name) => Bun.which(name, search))
+    .find((path) => path !== null);
   if (found) return [found];
   throw new VgpuError("no C compiler to build vgpu's preload library with", { hint: PACKAGES });
 }
@@ -80,7 +86,7 @@ async function make(
   const progress = isTerminal(2) ? (text: string) => process.stderr.write(text) : () => {};
   progress(`vgpu: building the ${name} with ${compiler[0]} (once)…`);
   removeInterrupted(dirname(directory));
-  const unfinished = `${directory}.${process.pid}.new`;
+  const unfinished = nameUnfinished(directory);
   mkdirSync(unfinished, { recursive: true });
   try {
     for (const { file } of outputs) mkdirSync(dirname(join(unfinished, file)), { recursive: true });
@@ -103,11 +109,16 @@ async function make(
       ),
       log,
     );
+    const link = (output: Output, more: string[] = []) => [
+      ...[...compiler, "-o", join(unfinished, output.file)],
+      ...[...objects(output).map(([, object]) => object), ...output.link, ...more],
+    ];
+    const isLinked = (output: Output) =>
+      output.preferred !== undefined &&
+      Bun.spawnSync(link(output, output.preferred), { env: process.env }).exitCode === 0;
+    const plain = outputs.filter((output) => !isLinked(output));
     await inParallel(
-      outputs.map((output) => [
-        ...[...compiler, "-o", join(unfinished, output.file)],
-        ...[...objects(output).map(([, object]) => object), ...output.link],
-      ]),
+      plain.map((output) => link(output)),
       log,
     );
     for (const output of outputs) for (const [, object] of objects(output)) rmSync(object);

@@ -19,6 +19,8 @@ export interface Use {
   device: number;
   chargedBytes: number;
   driftBytes: number;
+  /** What the process's own charge was at most. */
+  peakBytes: number;
   allocations: number;
   denials: number;
   throttledNs: number;
@@ -31,6 +33,8 @@ export interface DeviceState {
   uuid: string;
   /** Bytes; null: no limit. */
   memLimit: number | null;
+  /** Bytes; null: no soft limit. */
+  softBytes: number | null;
   sharePercent: number | null;
   totalBytes: number;
   peakBytes: number;
@@ -39,7 +43,7 @@ export interface DeviceState {
 }
 
 /** Sums over processes, gone ones too, of one device. */
-export type Totals = Pick<Use, "throttledNs" | "waits">;
+export type Totals = Pick<Use, "throttledNs" | "waits" | "allocations">;
 
 /** Who is in the session and who has left it: reads the slots, frees those of the dead. */
 export class Census {
@@ -50,6 +54,7 @@ export class Census {
   readonly #gone: Totals[] = Array.from({ length: layout.MAX_DEVICES }, () => ({
     throttledNs: 0,
     waits: 0,
+    allocations: 0,
   }));
 
   constructor(region: Region) {
@@ -61,21 +66,14 @@ export class Census {
    * slot, and its bytes count, while `holdsMemory` says that the driver still lists it.
    */
   update(holdsMemory: (pid: number) => boolean = () => false): Member[] {
-    const left: Member[] = [];
-    const devices = this.devices();
-    const used = Math.min(this.#region.load32(layout.header.slots_used), layout.MAX_SLOTS);
-    for (let slot = 0; slot < used; slot++) {
+    const left = this.refresh();
+    for (let slot = 0; slot < this.#used(); slot++) {
       const owner = this.#region.load64(slotOffset(slot) + layout.slot.owner);
-      const before = this.members.get(slot);
-      if (before !== undefined && before.owner >> 8n !== owner >> 8n) {
-        this.#bury(before, left); // a shim reaped it before us
-      }
       const state = Number(owner & 0xffn);
       if (state === layout.SLOT.FREE) continue;
       const startTime = this.#region.load64(slotOffset(slot) + layout.slot.start_time);
       const pid = Number(owner >> 32n);
       const isNamed = state !== layout.SLOT.CLAIMING; // its start time is not written yet
-      if (isNamed) this.members.set(slot, this.#read(slot, owner, pid, startTime, devices));
       if (isPresent(pid, isNamed ? startTime : 0n) || holdsMemory(pid)) continue;
       const free = (((owner >> 8n) + 1n) & 0xff_ffffn) << 8n;
       if (!this.#region.swap64(slotOffset(slot) + layout.slot.owner, owner, free)) continue;
@@ -83,6 +81,65 @@ export class Census {
       if (member !== undefined) this.#bury(member, left);
     }
     return left;
+  }
+
+  /** Reads the slots into `members` and returns those whose slot is no longer theirs: a shim reaped them. */
+  refresh(): Member[] {
+    const left: Member[] = [];
+    const devices = this.devices();
+    for (let slot = 0; slot < this.#used(); slot++) {
+      const owner = this.#region.load64(slotOffset(slot) + layout.slot.owner);
+      const before = this.members.get(slot);
+      if (before !== undefined && before.owner >> 8n !== owner >> 8n) this.#bury(before, left);
+      const state = Number(owner & 0xffn);
+      if (state === layout.SLOT.FREE || state === layout.SLOT.CLAIMING) continue;
+      const startTime = this.#region.load64(slotOffset(slot) + layout.slot.start_time);
+      const pid = Number(owner >> 32n);
+      this.members.set(slot, this.#read(slot, owner, pid, startTime, devices));
+    }
+    return left;
+  }
+
+  /** True once some process may hold memory on a card: before that NVML has nothing to tell. */
+  get holdsCharge(): boolean {
+    return [...this.members.values()].some(({ uses }) =>
+      uses.some(({ chargedBytes }) => chargedBytes > 0),
+    );
+  }
+
+  /** A number that is another one when anything of the slots' or devices' accounts has moved; makes no garbage. */
+  fingerprint(): number {
+    const { device, slot, use } = layout;
+    const region = this.#region;
+    const used = this.#used();
+    let hash = used;
+    const mix = (at: number) => {
+      hash = (Math.imul(hash, 31) + region.load32(at)) | 0;
+      hash = (Math.imul(hash, 31) + region.load32(at + 4)) | 0;
+    };
+    for (let index = 0; index < layout.MAX_DEVICES; index++) {
+      const at = deviceOffset(index);
+      if (region.load32(at + device.state) !== layout.DEVICE.READY) continue;
+      mix(at + device.charged_ns);
+      mix(at + device.mem_limit);
+      for (let place = 0; place < used; place++) {
+        mix(slotOffset(place) + slot.owner);
+        mix(useOffset(place, index) + use.charged_bytes);
+        mix(useOffset(place, index) + use.drift_bytes);
+        mix(useOffset(place, index) + use.allocations);
+        mix(useOffset(place, index) + use.throttled_ns);
+      }
+    }
+    return hash;
+  }
+
+  /** True while the slot is still the member's: what was learnt about it may be written there. */
+  isCurrent({ slot, owner }: Member): boolean {
+    return this.#region.load64(slotOffset(slot) + layout.slot.owner) >> 8n === owner >> 8n;
+  }
+
+  #used(): number {
+    return Math.min(this.#region.load32(layout.header.slots_used), layout.MAX_SLOTS);
   }
 
   devices(): DeviceState[] {
@@ -96,6 +153,7 @@ export class Census {
         index,
         uuid: uuidText(this.#region.slice(at + device.uuid, 16)),
         memLimit: limit === layout.NO_LIMIT ? null : Number(limit),
+        softBytes: this.#readSoft(at + device.soft_bytes),
         sharePercent: share >= layout.WHOLE_GPU ? null : share / (layout.WHOLE_GPU / 100),
         totalBytes: this.#region.number(at + device.total_bytes),
         peakBytes: this.#region.number(at + device.peak_bytes),
@@ -105,6 +163,12 @@ export class Census {
     });
   }
 
+  #readSoft(at: number): number | null {
+    const own = this.#region.load64(at);
+    const word = own === 0n ? this.#region.load64(layout.header.default_soft_bytes) : own;
+    return word === 0n || word === layout.NO_LIMIT ? null : Number(word);
+  }
+
   /** Of one device, over all processes that ever joined. */
   totals(device: number): Totals {
     const sum = { ...this.#gone[device]! };
@@ -112,6 +176,7 @@ export class Census {
       const use = uses.find((one) => one.device === device);
       sum.throttledNs += use?.throttledNs ?? 0;
       sum.waits += use?.waits ?? 0;
+      sum.allocations += use?.allocations ?? 0;
     }
     return sum;
   }
@@ -141,6 +206,7 @@ export class Census {
       device,
       chargedBytes: number(use.charged_bytes),
       driftBytes: Number(BigInt.asIntN(64, this.#region.load64(at + use.drift_bytes))),
+      peakBytes: number(use.peak_bytes),
       allocations: number(use.allocations),
       denials: number(use.denials),
       throttledNs: number(use.throttled_ns),
@@ -151,9 +217,10 @@ export class Census {
   #bury(member: Member, left: Member[]): void {
     this.members.delete(member.slot);
     left.push(member);
-    for (const { device, throttledNs, waits } of member.uses) {
+    for (const { device, throttledNs, waits, allocations } of member.uses) {
       this.#gone[device]!.throttledNs += throttledNs;
       this.#gone[device]!.waits += waits;
+      this.#gone[device]!.allocations += allocations;
     }
   }
 }

@@ -10,7 +10,7 @@ export type ContextCosts = Map<string, number>;
 /** True if the plan speaks of particular cards or of parts of one, which takes NVML before the start. */
 export function needsCards({ limits, gpu }: Plan): boolean {
   const isRelative = (limit: GpuLimit | null) =>
-    limit?.memBytes != null && "percent" in limit.memBytes;
+    isPercent(limit?.memBytes) || isPercent(limit?.softBytes);
   return gpu !== null || limits.gpus.size > 0 || isRelative(limits.all);
 }
 
@@ -19,10 +19,11 @@ export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): 
   const { all, gpus } = plan.limits;
   const named = new Map<string, GpuLimit>();
   for (const [key, limit] of gpus) named.set(findCard(key, cards).uuid, limit);
-  const isRelative = all?.memBytes != null && "percent" in all.memBytes;
+  const isRelative = isPercent(all?.memBytes) || isPercent(all?.softBytes);
   const listed = cards.filter((card) => named.has(card.uuid) || isRelative).slice(0, MAX_DEVICES);
   return {
     memLimit: isRelative ? null : resolveSize(all?.memBytes ?? null, 0),
+    softBytes: isRelative ? null : resolveSize(all?.softBytes ?? null, 0),
     sharePpm: sharePpm(all?.sharePercent),
     contextBytes: Math.max(0, ...costs.values()),
     audit: true,
@@ -31,6 +32,7 @@ export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): 
       return {
         uuid: card.uuid,
         memLimit: resolveSize(limit?.memBytes ?? null, card.totalBytes),
+        softBytes: resolveSize(limit?.softBytes ?? null, card.totalBytes),
         sharePpm: sharePpm(limit?.sharePercent),
         contextBytes: costs.get(card.uuid) ?? 0,
       };
@@ -62,6 +64,8 @@ function findCard(key: string, cards: Card[]): Card {
   }
   return card;
 }
+
+const isPercent = (size: Size | null | undefined): boolean => size != null && "percent" in size;
 
 /** A limit in bytes; percentages are of what cuDeviceTotalMem gives. */
 function resolveSize(size: Size | null, totalBytes: number): number | null {

@@ -20,8 +20,10 @@ export class EventFeed implements AsyncIterable<Event> {
   readonly #ring: Ring;
   readonly #own: Event[] = [];
   #isClosing = false;
-  /** Called before each sleep, with the bell already armed: the place to look for what else a shim may want. */
-  beforeSleep: () => void = () => {};
+  #isOver = false;
+  #flushed: (() => void)[] = [];
+  /** Called when a shim has rung, and before each sleep with the bell armed: it may want more than to be read. */
+  onBell: () => void = () => {};
   #wake: () => void = () => {};
 
   constructor(region: Region) {
@@ -39,6 +41,14 @@ export class EventFeed implements AsyncIterable<Event> {
     this.#wake();
   }
 
+  /** Resolves once everything that is in the ring now has been handed on. */
+  flush(): Promise<void> {
+    if (this.#isOver) return Promise.resolve();
+    const flushed = new Promise<void>((resolve) => this.#flushed.push(resolve));
+    this.#wake();
+    return flushed;
+  }
+
   /** Lets the iteration end once everything has been read. */
   close(): void {
     this.#isClosing = true;
@@ -53,7 +63,8 @@ export class EventFeed implements AsyncIterable<Event> {
       if (this.#isClosing) break;
       this.#region.store32(header.bell_wanted, 1);
       yield* this.#take(); // published between the last look and the flag
-      this.beforeSleep();
+      this.#flushed.splice(0).forEach((resolve) => resolve());
+      this.onBell();
       if (this.#own.length > 0 || this.#isClosing) continue;
       const canSleep = this.#ring.isEmpty && bell !== null;
       await (canSleep ? rung : Promise.race([rung, Bun.sleep(WRITING_MS)]));
@@ -65,6 +76,8 @@ export class EventFeed implements AsyncIterable<Event> {
       if (!this.#ring.isEmpty) await Bun.sleep(1);
     }
     yield* this.#take(0n);
+    this.#isOver = true;
+    this.#flushed.splice(0).forEach((resolve) => resolve());
   }
 
   /** What is there now, in the order in which it happened. */

@@ -1,4 +1,4 @@
-import { exitNow, isTerminal } from "./libc.ts";
+import { exitNow } from "./libc.ts";
 import { isIgnored, type Launcher, readLauncher } from "./launcher.ts";
 import { isForeground, raiseDefault, SIGNALS } from "./signals.ts";
 
@@ -55,9 +55,8 @@ export function launch(exec: string, words: string[], changes: Changes): Target 
 /** Ends vgpu as the target ended: of the same signal, so that a shell's loop stops at Ctrl-C. As PID 1 no signal kills us, hence 128+n. */
 export function endAs(ending: Ending): number {
   if ("status" in ending) {
-    // Bun would undo what the target did to the terminal (stty -echo).
-    if ([0, 1, 2].some(isTerminal)) exitNow(ending.status);
-    return ending.status;
+    // Bun's own exit takes longer, and would undo what the target did to the terminal (stty -echo).
+    exitNow(ending.status);
   }
   raiseDefault(ending.signal);
   return 128 + ending.signal;

@@ -7,6 +7,7 @@ export const MAX_SLOTS = 512;
 export const RING_RECORDS = 2048;
 export const NO_LIMIT = 0xffffffffffffffffn;
 export const WHOLE_GPU = 1000000; // parts per million
+export const PRESSURE_SOFT = 0x100;
 export const NO_DEVICE = 0xffffffff;
 
 export const DEVICE = { EMPTY: 0, CLAIMING: 1, READY: 2 } as const;
@@ -32,7 +33,8 @@ export const header = {
   slots_used: 92,
   audit_wanted: 96,
   audit_done: 100,
-  header_pad: 104,
+  default_soft_bytes: 104,
+  header_pad: 112,
   ring_head: 128,
   ring_lost: 136,
   unknown_calls: 144,
@@ -52,7 +54,14 @@ export const device = {
   denials: 56,
   charged_ns: 64,
   slices: 72,
-  device_pad: 80,
+  soft_bytes: 80,
+  pressure_next_bytes: 88,
+  pressure: 96,
+  pressure_changes: 100,
+  velocity: 104,
+  pressure_crossed: 112,
+  device_spare: 116,
+  device_pad: 120,
   gate_word: 128,
   gate_base: 136,
   gate_bell: 152,
@@ -78,7 +87,8 @@ export const use = {
   gate_drained_ns: 80,
   gate_seen_ns: 88,
   gate_wants_ns: 96,
-  use_pad: 104,
+  velocity: 104,
+  use_pad: 112,
 } as const;
 
 /** Byte offsets in `struct vgpu_slot`. */

@@ -79,7 +79,6 @@ export interface FileState {
   mode: number;
   uid: number;
   size: number;
-  mtimeMs: number;
 }
 
 const S_IFMT = 0o170000;
@@ -88,6 +87,7 @@ export const isDirectory = ({ mode }: FileState): boolean => (mode & S_IFMT) ===
 
 const stateBytes = new Uint8Array(256);
 const stateRoom = new DataView(stateBytes.buffer);
+const stateWords = new BigInt64Array(stateBytes.buffer);
 
 /** Returns null if there is no such file. */
 export function readState(path: string, { followLinks = true } = {}): FileState | null {
@@ -97,8 +97,24 @@ export function readState(path: string, { followLinks = true } = {}): FileState 
     uid: stateRoom.getUint32(20, true),
     mode: stateRoom.getUint16(28, true),
     size: Number(stateRoom.getBigUint64(40, true)),
-    mtimeMs: Number(stateRoom.getBigInt64(112, true)) * 1000 + stateRoom.getUint32(120, true) / 1e6,
   };
+}
+
+/** ctime (which any edit changes and nobody can set), its ns, size and inode of each file; zeros where there is none. */
+export function readChanges(paths: string[]): BigInt64Array {
+  const changes = new BigInt64Array(paths.length * 4);
+  const names = text(paths.join("\0"));
+  let at = 0;
+  for (let index = 0; index < changes.length; index += 4) {
+    if (libc.statx(AT_FDCWD, names.subarray(at), 0, STATX_BASIC, stateBytes) === 0) {
+      changes[index] = stateWords[12]!;
+      changes[index + 1] = stateWords[13]!;
+      changes[index + 2] = stateWords[5]!;
+      changes[index + 3] = stateWords[4]!;
+    }
+    at = names.indexOf(0, at) + 1;
+  }
+  return changes;
 }
 
 /** Returns a descriptor, -1 if it failed. */
@@ -186,7 +202,10 @@ export function reserve(fd: number, bytes: number): string | null {
 }
 
 /** Ends the process at once. Bun's own exit would put the terminal's modes back as it found them. */
-export const exitNow = (status: number): void => libc._exit(status);
+export function exitNow(status: number): never {
+  libc._exit(status);
+  throw new Error("_exit came back");
+}
 
 /** A line to a descriptor, as much of it as goes without waiting for long. Returns false if not all went. */
 export function writeText(fd: number, value: string): boolean {

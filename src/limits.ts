@@ -11,9 +11,14 @@ export type Source = "flag" | "environment" | "profile" | "default";
 /** The limits of one GPU; null means no limit. */
 export interface GpuLimit {
   memBytes: Size | null;
+  /** Where pressure is told and nothing is refused. */
+  softBytes?: Size | null;
   /** Percent of the GPU's time, 0 < p ≤ 100. */
   sharePercent: number | null;
 }
+
+/** What happens when the limits of all sessions on a card come to more than the card. */
+export const ADMISSIONS = ["warn", "strict"] as const;
 
 export const EVENT_FORMATS = ["pretty", "json", "none"] as const;
 
@@ -26,6 +31,8 @@ export interface Plan {
     gpus: Map<string, GpuLimit>;
   };
   gpu: string[] | null;
+  /** Absent: warn. */
+  admit?: (typeof ADMISSIONS)[number];
   /** The simulated card's name; null: the real driver. */
   sim: string | null;
   requireGpu: boolean;
@@ -78,11 +85,16 @@ export function resolvePlan(
     ...profileLimits(profile, "memory"),
     ...readEntries(find("mem"), SIZE),
   ]);
+  const soft = layer("mem-soft", [
+    ...profileLimits(profile, "soft"),
+    ...readEntries(find("mem-soft"), SIZE),
+  ]);
   const share = layer("sm", [
     ...profileLimits(profile, "compute"),
     ...readEntries(find("sm"), PERCENT),
   ]);
-  Object.assign(sources, { mem: "default", sm: "default" }, mem.sources, share.sources);
+  Object.assign(sources, { mem: "default", "mem-soft": "default", sm: "default" });
+  Object.assign(sources, mem.sources, soft.sources, share.sources);
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));
   const card = find("sim-card");
@@ -90,8 +102,9 @@ export function resolvePlan(
   if (sim !== null && sources["sim"] === "default" && card !== undefined)
     sources["sim"] = card.source;
   return {
-    limits: joinLimits(mem, share),
+    limits: joinLimits(mem, soft, share),
     gpu,
+    admit: setting.readChoice(find("admit"), ADMISSIONS) ?? "warn",
     sim,
     requireGpu: setting.readTruth(find("require-gpu")),
     dryRun: setting.readTruth(find("dry-run")),
@@ -110,7 +123,8 @@ export function resolvePlan(
     notes: [
       ...noteUnlimited("memory", mem),
       ...noteUnlimited("compute", share),
-      ...noteUnseen(gpu, [...mem.keyed.keys(), ...share.keyed.keys()]),
+      ...noteUnseen(gpu, [...mem.keyed.keys(), ...soft.keyed.keys(), ...share.keyed.keys()]),
+      ...noteSoft(mem, soft),
     ],
   };
 }
@@ -121,32 +135,54 @@ function readEntries<T>(found: setting.Setting | undefined, form: Form<T>): Entr
   return found.texts.flatMap((text) => parseGpuValues(text, found.label, found.source, form));
 }
 
-function profileLimits(profile: Profile | null, quantity: "memory"): Entry<Size>[];
+type Quantity = "memory" | "soft" | "compute";
+function profileLimits(profile: Profile | null, quantity: "memory" | "soft"): Entry<Size>[];
 function profileLimits(profile: Profile | null, quantity: "compute"): Entry<number>[];
-function profileLimits(
-  profile: Profile | null,
-  quantity: "memory" | "compute",
-): Entry<Size | number>[] {
+function profileLimits(profile: Profile | null, quantity: Quantity): Entry<Size | number>[] {
   if (profile === null) return [];
   const parts = [["all", profile] as const, ...Object.entries(profile.gpus)];
-  return parts.flatMap(([key, part]) => {
-    const value = quantity === "memory" ? part.memory.limit : part.compute.share;
+  return parts.flatMap(([key, { memory, compute }]) => {
+    const soft = "soft" in memory ? memory.soft : undefined;
+    const value = { memory: memory.limit, soft, compute: compute.share }[quantity];
     return value === undefined ? [] : [{ key, value, source: "profile" as const }];
   });
 }
 
-function joinLimits(mem: Layered<Size>, share: Layered<number>): Plan["limits"] {
-  const all = { memBytes: mem.all ?? null, sharePercent: share.all ?? null };
+function joinLimits(
+  mem: Layered<Size>,
+  soft: Layered<Size>,
+  share: Layered<number>,
+): Plan["limits"] {
+  const all = {
+    memBytes: mem.all ?? null,
+    softBytes: soft.all ?? null,
+    sharePercent: share.all ?? null,
+  };
   const gpus = new Map<string, GpuLimit>();
-  for (const key of [...mem.keyed.keys(), ...share.keyed.keys()].sort()) {
-    const memBytes = mem.keyed.get(key);
-    const sharePercent = share.keyed.get(key);
+  const keys = [...mem.keyed.keys(), ...soft.keyed.keys(), ...share.keyed.keys()];
+  for (const key of keys.sort()) {
     gpus.set(key, {
-      memBytes: memBytes === undefined ? all.memBytes : memBytes,
-      sharePercent: sharePercent === undefined ? all.sharePercent : sharePercent,
+      memBytes: pick(mem, key),
+      softBytes: pick(soft, key),
+      sharePercent: pick(share, key),
     });
   }
-  return { all: all.memBytes === null && all.sharePercent === null ? null : all, gpus };
+  const isNone = Object.values(all).every((value) => value === null);
+  return { all: isNone ? null : all, gpus };
+}
+
+function pick<T>({ all, keyed }: Layered<T>, key: string): T | null {
+  const own = keyed.get(key);
+  return (own === undefined ? all : own) ?? null;
+}
+
+/** A soft limit at or above the limit is never reached before it. */
+function noteSoft(mem: Layered<Size>, soft: Layered<Size>): string[] {
+  const limit = mem.all;
+  const wanted = soft.all;
+  if (!limit || !wanted || !("bytes" in limit) || !("bytes" in wanted)) return [];
+  if (wanted.bytes < limit.bytes) return [];
+  return ["the soft limit is not below the limit: it will never be told of before a refusal"];
 }
 
 function noteUnlimited<T>(noun: string, { all, keyed }: Layered<T>): string[] {

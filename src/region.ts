@@ -19,11 +19,19 @@ import { explain } from "./state-directory.ts";
 export interface RegionContent {
   /** Bytes; null: no limit. */
   memLimit: number | null;
+  /** Bytes above which programs and the user are told; null: none. */
+  softBytes?: number | null;
   /** Parts per million of the GPU's time. */
   sharePpm: number;
   /** What a context costs on a card that is not among `devices`; 0: not known. */
   contextBytes: number;
-  devices: { uuid: string; memLimit: number | null; sharePpm: number; contextBytes: number }[];
+  devices: {
+    uuid: string;
+    memLimit: number | null;
+    softBytes?: number | null;
+    sharePpm: number;
+    contextBytes: number;
+  }[];
   /** Whether the supervisor will reconcile with NVML. */
   audit: boolean;
 }
@@ -161,6 +169,7 @@ function fill(region: Region, session: string, content: RegionContent): void {
   region.store32(header.supervisor_pid, process.pid);
   region.store64(header.supervisor_start, readProcess(process.pid)?.startTime ?? 0n);
   region.store64(header.default_mem_limit, limitWord(content.memLimit));
+  region.store64(header.default_soft_bytes, BigInt(content.softBytes ?? 0));
   region.store32(header.default_share_ppm, content.sharePpm);
   region.store32(header.audit, content.audit ? 1 : 0);
   region.store64(header.default_context_bytes, BigInt(content.contextBytes));
@@ -169,6 +178,7 @@ function fill(region: Region, session: string, content: RegionContent): void {
     region.copy(at + layout.device.uuid, uuidBytes(device.uuid));
     region.store32(at + layout.device.share_ppm, device.sharePpm);
     region.store64(at + layout.device.mem_limit, limitWord(device.memLimit));
+    region.store64(at + layout.device.soft_bytes, limitWord(device.softBytes ?? null));
     region.store64(at + layout.device.context_bytes, BigInt(device.contextBytes));
     region.store32(at + layout.device.state, layout.DEVICE.READY);
   });

@@ -1,13 +1,14 @@
 import { type ContextCosts, needsCards, resolveContent, visibleDevices } from "./devices.ts";
 import { hasDriver } from "./driver.ts";
 import { quote, VgpuError } from "./errors.ts";
-import { type Changes, endAs, launch } from "./launch.ts";
+import { type Changes, endAs, type Ending, launch, type Target } from "./launch.ts";
+import { readLauncher } from "./launcher.ts";
 import { header } from "./layout.gen.ts";
-import { monotonicNs } from "./libc.ts";
+import { listDirectory, monotonicNs } from "./libc.ts";
 import type { Plan } from "./limits.ts";
 import type { Nvml } from "./nvml.ts";
 import { findObstacle } from "./reach.ts";
-import { createRegion, type OwnRegion } from "./region.ts";
+import { createRegion, type OwnRegion, type Region, type RegionContent } from "./region.ts";
 import { say } from "./report/words.ts";
 import type { Summary } from "./report/summary.ts";
 import { findShim, type Shim } from "./shim.ts";
@@ -17,7 +18,10 @@ import { openStateDirectory } from "./state-directory.ts";
 import { hasMembers, sweep } from "./sweep.ts";
 
 /** A target that ends sooner and without a GPU is not worth loading the event feed for. */
-const SETTLE_MS = 5;
+const SETTLE_MS = 30;
+const STEP_MS = 5;
+
+const REAL_NVML = { library: "libnvidia-ml.so.1", environment: {} };
 
 /** Who wants the session's events. */
 export interface Audience {
@@ -33,6 +37,7 @@ export async function runSession(plan: Plan): Promise<number> {
   const wantsAll = events.file !== null || events.format === "json" || report.verbose > 0;
   const summary = await holdSession(plan, { open, wantsAll });
   if (!report.quiet) await showSummary(summary, plan);
+  if (isLaunchedFromSource()) await (await import("./bundle.ts")).makeBundle();
   return endAs(summary.ending);
 }
 
@@ -55,6 +60,8 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const ready = audience.wantsAll ? await audience.open() : null;
   using nvml = new NvmlOnDemand(simulation);
   const { content, changes } = await prepare(plan, shim, simulation, isDriven, nvml);
+  if (hasMemoryLimit(plan) && isDriven)
+    await checkAdmission(directory, plan, content, changes, nvml);
   await using own = new Owned(createRegion(directory, content));
   const { region, session } = own;
   changes.set = { ...changes.set, VGPU_REGION: region.path };
@@ -63,8 +70,8 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   using target = launch(shim.exec, plan.target.words, changes);
   own.target = target.pid;
 
-  const early = await Promise.race([target.ended, Bun.sleep(SETTLE_MS)]);
-  if (early !== undefined && ready === null && region.load32(header.slots_used) === 0) {
+  const early = ready === null ? await settle(target, region) : undefined;
+  if (early !== undefined && region.load32(header.slots_used) === 0) {
     const durationNs = Number(monotonicNs() - startNs);
     return {
       session,
@@ -74,13 +81,29 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
       denials: 0,
       lostEvents: 0,
       gpus: [],
+      uses: [],
     };
   }
+  const note = plan.report.quiet ? () => {} : say;
   const { supervise } = await import("./supervision.ts");
   const sinks = ready ?? (await audience.open());
-  const openNvml = () => (isDriven ? nvml.open() : null);
-  return await supervise({ region, session, target, startNs, openNvml, sinks });
+  const source = isDriven ? (simulation?.nvml ?? REAL_NVML) : null;
+  return await supervise({ region, session, target, startNs, nvml: source, sinks, note });
 }
+
+/** How the target ended; undefined once it uses a GPU or has run for a while. */
+async function settle(target: Target, region: Region): Promise<Ending | undefined> {
+  for (let waitedMs = 0; waitedMs < SETTLE_MS; waitedMs += STEP_MS) {
+    const ending = await Promise.race([target.ended, Bun.sleep(STEP_MS)]);
+    if (ending !== undefined) return ending;
+    if (region.load32(header.slots_used) !== 0) break;
+  }
+  return undefined;
+}
+
+/** bin/vgpu takes the bundle (bundle.ts) where it has a good one. */
+const isLaunchedFromSource = () =>
+  readLauncher() !== null && (process.argv[1] ?? "").endsWith("/cli.ts");
 
 /** One line for each way in which limits will not hold. Throws VgpuError for a missing driver with `--require-gpu`. */
 function warn({ requireGpu, report, target }: Plan, isDriven: boolean): void {
@@ -120,6 +143,24 @@ async function prepare(
   }
   if (plan.gpu !== null) changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
   return { content: resolveContent(plan, cards, costs), changes };
+}
+
+/** Warns, or refuses with `--admit strict`, when all sessions' limits pass a card. Alone it costs one look at the directory. */
+async function checkAdmission(
+  directory: string,
+  { admit, gpu, report }: Plan,
+  content: RegionContent,
+  changes: Changes,
+  nvml: NvmlOnDemand,
+): Promise<void> {
+  if ((listDirectory(directory) ?? []).length === 0) return;
+  const admission = await import("./admission.ts");
+  const isStrict = admit === "strict";
+  const cards = isStrict || content.devices.length > 0 || gpu !== null ? nvml.open()?.cards : [];
+  const { CUDA_VISIBLE_DEVICES: visible = process.env["CUDA_VISIBLE_DEVICES"] } = changes.set ?? {};
+  const others = admission.readPromises(directory);
+  const warning = report.quiet ? () => {} : say;
+  admission.admit(others, { content, cards: cards ?? [], visible }, isStrict, warning);
 }
 
 const UNLIMITED: Plan["limits"] = { all: null, gpus: new Map() };

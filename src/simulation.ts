@@ -1,4 +1,5 @@
 import { setForLibraries } from "./environment.ts";
+import type { Source } from "./lister.ts";
 import type { Nvml } from "./nvml.ts";
 
 /** The simulated GPU's libraries, and what makes a process find them. */
@@ -10,6 +11,8 @@ export interface Simulation {
   probe: Record<string, string>;
   /** Keeps what is learnt about it apart from real cards. */
   domain: string;
+  /** Its NVML, for the thread that watches it. */
+  nvml: Source;
   openNvml(open: typeof Nvml.open): Nvml | null;
 }
 
@@ -18,15 +21,17 @@ export async function findSimulation(card: string): Promise<Simulation> {
   const { findSimulatedLibraries } = await import("./shim.ts");
   const directory = await findSimulatedLibraries();
   const set = { VGPU_SIM_CARD: card };
+  const library = `${directory}/libnvidia-ml.so.1`;
   const rest = process.env["LD_LIBRARY_PATH"];
   return {
     set,
     prefix: { LD_LIBRARY_PATH: directory },
     probe: { LD_LIBRARY_PATH: rest ? `${directory}:${rest}` : directory },
     domain: `sim ${card}`,
+    nvml: { library, environment: set },
     openNvml(open) {
       setForLibraries(set);
-      return open(`${directory}/libnvidia-ml.so.1`);
+      return open(library);
     },
   };
 }

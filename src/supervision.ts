@@ -3,7 +3,7 @@ import { EventFeed } from "./events.ts";
 import type { Ending, Target } from "./launch.ts";
 import { header } from "./layout.gen.ts";
 import { monotonicNs } from "./libc.ts";
-import type { Nvml } from "./nvml.ts";
+import { Lister, type Source } from "./lister.ts";
 import type { Region } from "./region.ts";
 import type { Summary } from "./report/summary.ts";
 import type { Event } from "./ring.ts";
@@ -17,8 +17,11 @@ export interface Started {
   session: string;
   target: Target;
   startNs: bigint;
-  openNvml: () => Nvml | null;
+  /** Where NVML is; null: there is none. */
+  nvml: Source | null;
   sinks: Sink[];
+  /** Takes a warning for the user. */
+  note: (text: string) => void;
 }
 
 /** Stays with the session until its target has ended: hands on events, frees the slots of the dead, audits. */
@@ -27,13 +30,15 @@ export async function supervise({
   session,
   target,
   startNs,
-  openNvml,
+  nvml,
   sinks,
+  note,
 }: Started): Promise<Summary> {
   const census = new Census(region);
   const feed = new EventFeed(region);
-  const watch = new Watch(region, census, feed, openNvml);
-  feed.beforeSleep = () => watch.nudgeIfWanted();
+  using lister = new Lister(nvml);
+  const watch = new Watch(region, census, feed, lister, target.pid, note);
+  feed.onBell = () => watch.answerBell();
   const publish = (kind: string, values: Event["values"], pid = target.pid, name = "") =>
     feed.publish({ pid, gpu: null, kind, api: null, name, values });
   feed.publish({
@@ -57,24 +62,24 @@ export async function supervise({
     for await (const event of feed) {
       if (event.kind === "process.attach") {
         firstAttachNs ??= event.monoNs;
+        lister.prepare();
         watch.nudge();
       }
       // A process's own goodbye is told when its slot is free and the cause is known.
-      if (event.kind === "process.exit" && !("cause" in event.values))
+      if (event.kind === "process.exit" && !("cause" in event.values)) {
         watch.cleanExits.add(event.pid);
-      else for (const sink of sinks) sink(event, ++seq, frame);
+        watch.nudge();
+      } else for (const sink of sinks) sink(event, ++seq, frame);
     }
   };
   const pumping = pump();
-  const watching = watch.run(target.pid);
+  const watching = watch.run();
 
   const ending = await target.ended;
   const endNs = monotonicNs();
   watch.stop();
-  for (const { pid, name } of census.update()) {
-    const cause = watch.cleanExits.has(pid) ? "exit" : "unknown";
-    publish("process.exit", pid === target.pid ? describe(ending) : { cause }, pid, name);
-  }
+  for (const [{ pid, name }, cause] of await watch.finish())
+    publish("process.exit", pid === target.pid ? describe(ending) : cause, pid, name);
   watch.reportThrottling(0n);
   const durationNs = Number(endNs - startNs);
   publish("session.end", { ...describe(ending), duration_ns: durationNs, lost: feed.lost });
@@ -93,6 +98,8 @@ export async function supervise({
       sharePercent,
       gpuNs,
       realisedPercent,
+      velocity: watch.peakVelocity(device.index),
+      softBytes: device.softBytes,
       ...census.totals(device.index),
     };
   });
@@ -105,10 +112,14 @@ export async function supervise({
     denials,
     lostEvents: feed.lost,
     gpus,
+    uses: watch.records.map(({ device, ...record }) => ({
+      ...record,
+      uuid: gpus[device]?.uuid ?? "",
+    })),
   };
 }
 
 function describe(ending: Ending): Event["values"] {
   if ("status" in ending) return { cause: "exit", status: ending.status };
-  return { cause: "signal", signal: nameSignal(ending.signal) };
+  return { cause: "killed", signal: nameSignal(ending.signal) };
 }

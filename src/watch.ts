@@ -1,17 +1,39 @@
+import { chmodSync } from "node:fs";
 import { Audit } from "./audit.ts";
-import type { Census, Member } from "./census.ts";
+import { readCause } from "./cause.ts";
+import type { Census, DeviceState, Member } from "./census.ts";
 import type { EventFeed } from "./events.ts";
 import { header } from "./layout.gen.ts";
 import { monotonicNs } from "./libc.ts";
-import type { Nvml } from "./nvml.ts";
+import type { Listing } from "./lister.ts";
+import { PressureWatch } from "./pressure.ts";
+import { isPresent } from "./process.ts";
 import type { Region } from "./region.ts";
+import type { Event } from "./ring.ts";
+import { formatBytes } from "./units.ts";
 
 const SOON_MS = 20;
+/** While only the GPU is busy. */
 const BUSY_MS = 1000;
-const IDLE_MS = 2000;
+/** While nothing moves: a glance at the region and at who lives. */
+const GLANCE_MS = 2500;
+/** While nothing moves: NVML, and the glance where no process has joined. */
+const IDLE_MS = 5000;
 const THROTTLE_REPORT_NS = 1_000_000_000n;
+const MAX_RECORDS = 64;
 
 type Reported = { waits: number; throttledNs: number; chargedNs: number; atNs: bigint };
+
+/** What one process did on one device, for the summary. Bytes, bytes/s. */
+export interface ProcessRecord {
+  pid: number;
+  name: string;
+  device: number;
+  peakBytes: number;
+  allocations: number;
+  denials: number;
+  velocity: number;
+}
 
 /**
  * The supervisor's regular look at its session: who died, what NVML says, how much was held back. Often
@@ -21,41 +43,70 @@ export class Watch {
   readonly #region: Region;
   readonly #census: Census;
   readonly #feed: EventFeed;
-  readonly #openNvml: () => Nvml | null;
+  readonly #lister: Listing;
+  readonly #audit: Audit;
+  readonly #pressure: PressureWatch;
   readonly #reported = new Map<number, Reported>();
   /** Processes that said goodbye themselves. */
   readonly cleanExits = new Set<number>();
   readonly #nothing: Reported = { waits: 0, throttledNs: 0, chargedNs: 0, atNs: monotonicNs() };
-  #audit: Audit | null | undefined;
+  readonly #note: (text: string) => void;
+  readonly #noted = new Set<string>();
+  readonly #records: ProcessRecord[] = [];
+  /** How those ended whose end was seen, by pid and start time. */
+  readonly #causes = new Map<string, Event["values"]>();
   #nudge: () => void = () => {};
   #isOver = false;
+  #isLooking = false;
+  #lookedNs = 0n;
+  #fingerprint = 0;
   #before = { memory: "", compute: 0 };
 
-  constructor(region: Region, census: Census, feed: EventFeed, openNvml: () => Nvml | null) {
+  /** `target` is the pid that vgpu started. */
+  constructor(
+    region: Region,
+    census: Census,
+    feed: EventFeed,
+    lister: Listing,
+    target: number,
+    note: (text: string) => void,
+  ) {
     this.#region = region;
     this.#census = census;
     this.#feed = feed;
-    this.#openNvml = openNvml;
+    this.#lister = lister;
+    this.#audit = new Audit(region, feed, target);
+    this.#pressure = new PressureWatch(region, feed, () => signalPressure(region));
+    this.#note = note;
   }
 
-  /** Looks until `stop`. `target` is the pid that vgpu started. */
-  async run(target: number): Promise<void> {
+  /** Looks until `stop`. */
+  async run(): Promise<void> {
     let pause = IDLE_MS;
     while (!this.#isOver) {
       const nudged = new Promise<boolean>((resolve) => (this.#nudge = () => resolve(true)));
-      const isNudged = await Promise.race([nudged, Bun.sleep(pause)]);
+      let timer: Timer | undefined;
+      const slept = new Promise<boolean>((resolve) => {
+        timer = setTimeout(resolve, pause, false);
+      });
+      const isNudged = await Promise.race([nudged, slept]);
+      clearTimeout(timer);
       if (this.#isOver) break;
-      this.look(target);
-      const moved = this.#whatMoved();
+      const moved = this.look(isNudged || pause < BUSY_MS);
+      const isAlone = this.#census.members.size === 0;
+      const longest = isAlone ? IDLE_MS : moved === "compute" ? BUSY_MS : GLANCE_MS;
       if (moved === "memory" || isNudged) pause = SOON_MS;
-      else pause = Math.min(pause * 2, moved === "compute" ? BUSY_MS : IDLE_MS);
+      else pause = Math.min(pause * 2, longest);
     }
   }
 
-  /** A shim asks for a fresh look at NVML before it refuses. */
-  nudgeIfWanted(): void {
-    if (this.#region.load32(header.audit_wanted) !== this.#region.load32(header.audit_done))
-      this.#nudge();
+  /** A shim waits for a fresh look at NVML, or has crossed the next level of pressure. */
+  answerBell(): void {
+    const isAsked =
+      this.#region.load32(header.audit_wanted) !== this.#region.load32(header.audit_done);
+    // The answer first: it is waited for.
+    if (isAsked) this.#startAudit().then(() => this.#nudge());
+    else if (this.#pressure.isCrossed(this.#census.devices())) this.#nudge();
   }
 
   /** Something happened: look now. */
@@ -68,16 +119,36 @@ export class Watch {
     this.#nudge();
   }
 
-  /** One look. Nothing is done before a process has joined. */
-  look(target: number): void {
-    const wanted = this.#region.load32(header.audit_wanted);
-    for (const member of this.#census.update(this.#audit?.holdsMemory)) this.#reportExit(member);
-    if (this.#census.members.size > 0) {
-      if (this.#audit === undefined) this.#audit = this.#startAudit(target);
-      this.#audit?.look(this.#census);
-    }
-    this.#region.store32(header.audit_done, wanted);
+  /** One look, which asks NVML if that is due, or memory moved lately; the answer is dealt with when it comes. */
+  look(isActive = true): "memory" | "compute" | null {
+    if (!isActive && this.#isQuiet()) return null;
+    this.#reportExits(this.#update());
+    const moved = this.#whatMoved();
+    const devices = this.#census.devices();
+    this.#pressure.look([...this.#census.members.values()], devices, Number(monotonicNs()));
+    if (isActive || moved !== null || this.#isAuditDue() || !this.#audit.isSettled)
+      this.#startAudit();
+    for (const device of devices) this.#checkLimit(device);
     this.reportThrottling(THROTTLE_REPORT_NS);
+    return moved;
+  }
+
+  /** Who has left since the last look and what is known of how, the last to be told of. */
+  async finish(): Promise<[Member, Event["values"]][]> {
+    const left = this.#census.update();
+    await this.#feed.flush();
+    this.#keepRecords([...left, ...this.#census.members.values()]);
+    return left.map((member) => [member, this.#causeOf(member)]);
+  }
+
+  /** What each process did on each device, those that used most first; at most 64. */
+  get records(): ProcessRecord[] {
+    return this.#records.toSorted((a, b) => b.peakBytes - a.peakBytes).slice(0, MAX_RECORDS);
+  }
+
+  /** The fastest growth of a device in bytes/s. */
+  peakVelocity(device: number): number {
+    return this.#pressure.peakVelocity(device);
   }
 
   /** What the gate held back since the last report, if that is `minimumNs` ago. */
@@ -110,14 +181,114 @@ export class Watch {
     }
   }
 
-  #startAudit(target: number): Audit | null {
-    const nvml = this.#openNvml();
-    return nvml === null ? null : new Audit(this.#region, nvml, this.#feed, target);
+  /** Nothing moved, nobody died, nothing is due: the glance of a session that rests, which is most of them. */
+  #isQuiet(): boolean {
+    const fingerprint = this.#census.fingerprint();
+    const isSame = fingerprint === this.#fingerprint;
+    this.#fingerprint = fingerprint;
+    if (!isSame || !this.#audit.isSettled) return false;
+    if (this.#pressure.isMoving) return false;
+    if (this.#isAuditDue()) return false;
+    for (const { pid, startTime } of this.#census.members.values())
+      if (!isPresent(pid, startTime)) return false;
+    return true;
   }
 
-  #reportExit({ pid, name }: Member): void {
-    const values = { cause: this.cleanExits.has(pid) ? "exit" : "unknown" };
-    this.#feed.publish({ pid, gpu: null, kind: "process.exit", api: null, name, values });
+  #isAuditDue(): boolean {
+    return (
+      this.#census.members.size > 0 &&
+      monotonicNs() - this.#lookedNs >= BigInt(IDLE_MS - SOON_MS) * 1_000_000n
+    );
+  }
+
+  /** Brings the census up to date. Until NVML has answered once, the dead keep what they held: the driver may hold it still. */
+  #update(): Member[] {
+    for (const { pid, startTime } of this.#census.members.values()) {
+      const cause = readCause(pid, startTime);
+      if (cause !== null) this.#causes.set(`${pid} ${startTime}`, cause);
+    }
+    const isStarting = this.#lister.state === "starting";
+    return this.#census.update((pid) => isStarting || this.#audit.holdsMemory(pid));
+  }
+
+  /** Asks NVML and compares. Requests that come meanwhile are answered by one further look. */
+  async #startAudit(): Promise<void> {
+    if (this.#isLooking || this.#isOver) return;
+    this.#isLooking = true;
+    try {
+      for (let isWanted = true; isWanted && !this.#isOver;) {
+        const wanted = this.#region.load32(header.audit_wanted);
+        await this.#auditOnce();
+        if (this.#isOver) return;
+        this.#region.store32(header.audit_done, wanted);
+        isWanted = this.#region.load32(header.audit_wanted) !== wanted;
+      }
+    } finally {
+      this.#isLooking = false;
+    }
+  }
+
+  /** Where nobody holds a charge nobody has a context: NVML is left alone, and so are those who start. */
+  async #auditOnce(): Promise<void> {
+    this.#lookedNs = monotonicNs();
+    const left = this.#census.refresh();
+    if (left.length > 0) this.#reportExits(left);
+    if (!this.#census.holdsCharge || this.#lister.state === "absent") return;
+    const question = {
+      members: [...this.#census.members.values()],
+      devices: this.#census.devices(),
+    };
+    const answer = await this.#lister.ask(question.devices.map(({ uuid }) => uuid));
+    if (answer === null || this.#isOver) return;
+    const wasBlind = this.#audit.isBlind;
+    this.#audit.compare(this.#census, question, answer);
+    if (this.#audit.isBlind && !wasBlind)
+      this.#note(
+        "NVML does not list this session's processes (a pid namespace?): memory that no call names is not counted",
+      );
+  }
+
+  /** The card's size is known once a process has asked the driver. */
+  #checkLimit({ uuid, memLimit, totalBytes }: DeviceState): void {
+    if (totalBytes === 0 || (memLimit ?? 0) <= totalBytes || this.#noted.has(uuid)) return;
+    this.#noted.add(uuid);
+    const limit = formatBytes(memLimit ?? 0);
+    this.#note(
+      `the limit of ${limit} is above the ${formatBytes(totalBytes)} of ${uuid}, which hold instead`,
+    );
+  }
+
+  /** Told when its own goodbye, if there is one, has been read. */
+  async #reportExits(left: Member[]): Promise<void> {
+    if (left.length === 0) return;
+    this.#keepRecords(left);
+    await this.#feed.flush();
+    for (const member of left) {
+      const { pid, name } = member;
+      const values = this.#causeOf(member);
+      this.#feed.publish({ pid, gpu: null, kind: "process.exit", api: null, name, values });
+    }
+  }
+
+  #causeOf({ pid, startTime }: Member): Event["values"] {
+    const seen = this.#causes.get(`${pid} ${startTime}`);
+    this.#causes.delete(`${pid} ${startTime}`);
+    return seen ?? { cause: this.cleanExits.delete(pid) ? "exit" : "unknown" };
+  }
+
+  #keepRecords(members: Member[]): void {
+    for (const member of members) {
+      for (const { device, peakBytes, allocations, denials } of member.uses) {
+        if (peakBytes === 0 && denials === 0) continue;
+        const { pid, name } = member;
+        const velocity = this.#pressure.peakVelocityOf(member, device);
+        this.#records.push({ pid, name, device, peakBytes, allocations, denials, velocity });
+      }
+    }
+    if (this.#records.length > 2 * MAX_RECORDS) {
+      const kept = this.records;
+      this.#records.splice(0, this.#records.length, ...kept);
+    }
   }
 
   #whatMoved(): "memory" | "compute" | null {
@@ -125,7 +296,7 @@ export class Watch {
     const memory = members
       .map(
         ({ owner, uses }) =>
-          `${owner}:${uses.map((use) => `${use.chargedBytes},${use.allocations}`)}`,
+          `${owner}:${uses.map((use) => `${use.chargedBytes},${use.driftBytes},${use.allocations}`)}`,
       )
       .join(" ");
     const compute = this.#census.devices().reduce((sum, { chargedNs }) => sum + chargedNs, 0);
@@ -138,4 +309,11 @@ export class Watch {
     this.#before = { memory, compute };
     return moved;
   }
+}
+
+/** A change of the region's attributes is what vgpu_pressure_fd (shim/include/vgpu.h) waits for; its mode stays what it is. */
+function signalPressure({ path }: Region): void {
+  try {
+    chmodSync(path, 0o600);
+  } catch {} // removed: the session is over
 }

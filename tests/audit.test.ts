@@ -19,13 +19,18 @@ function session(directory: string) {
   const uses: CardUse[] = [];
   const feed = new EventFeed(region);
   const census = new Census(region);
-  const audit = new Audit(region, { listUses: () => uses }, feed, process.pid);
+  const audit = new Audit(region, feed, process.pid);
   const look = () => {
     const left = census.update(audit.holdsMemory);
-    audit.look(census);
+    const question = { members: [...census.members.values()], devices: census.devices() };
+    audit.compare(
+      census,
+      question,
+      question.devices.map(() => uses),
+    );
     return left;
   };
-  return { region, uses, feed, census, look };
+  return { region, uses, feed, census, audit, look };
 }
 
 /** Puts a process into slot 0. */
@@ -127,3 +132,35 @@ test("a slot that a shim reaped and another process took is two processes", () =
   expect(look().map(({ pid }) => pid)).toEqual([process.pid]);
   expect(census.joined).toBe(2);
 });
+
+test("NVML that never lists the session's processes is believed in nothing, and that is told once", async () => {
+  using work = folder();
+  const { region, uses, feed, audit, look } = session(work.path);
+  join(region, process.pid, 100 * MIB);
+  look();
+  expect(audit.isBlind).toBe(false); // its context may still be on its way
+  await Bun.sleep(5100);
+  look();
+  look();
+  expect(audit.isBlind).toBe(true);
+  uses.push({ pid: process.pid, bytes: 900 * MIB }); // somebody else's, of another pid namespace
+  look();
+  expect(drift(region)).toBe(0);
+  const events = await eventsOf(feed);
+  expect(events.map(({ kind, values }) => [kind, values])).toEqual([
+    ["memory.unseen", { ledger_bytes: 100 * MIB }],
+  ]);
+}, 10_000);
+
+test("one process that NVML does not list among others that it does makes nobody blind", async () => {
+  using work = folder();
+  const { region, uses, audit, look } = session(work.path);
+  join(region, process.pid, 100 * MIB);
+  uses.push({ pid: process.pid, bytes: 100 * MIB });
+  look();
+  uses.length = 0;
+  look();
+  await Bun.sleep(5100);
+  look();
+  expect(audit.isBlind).toBe(false);
+}, 10_000);

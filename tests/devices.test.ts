@@ -27,6 +27,7 @@ test("a plain limit needs no look at the cards and holds for each", () => {
   expect(needsCards(asked)).toBe(false);
   expect(resolveContent(asked, [], new Map())).toEqual({
     memLimit: 4 * GIB,
+    softBytes: null,
     sharePpm: 125_000,
     contextBytes: 0,
     audit: true,
@@ -47,10 +48,19 @@ test("named cards get theirs, by number or by the beginning of the UUID, the res
   const costs = new Map([[CARDS[1]!.uuid, 500]]);
   expect(resolveContent(asked, CARDS, costs)).toEqual({
     memLimit: null,
+    softBytes: null,
     sharePpm: 1_000_000,
     contextBytes: 500,
     audit: true,
-    devices: [{ uuid: CARDS[1]!.uuid, memLimit: GIB, sharePpm: 100_000, contextBytes: 500 }],
+    devices: [
+      {
+        uuid: CARDS[1]!.uuid,
+        memLimit: GIB,
+        softBytes: null,
+        sharePpm: 100_000,
+        contextBytes: 500,
+      },
+    ],
   });
   const byUuid = resolveContent(plan(null, [["gpu-AAAA2", limit({ bytes: GIB })]]), CARDS, costs);
   expect(byUuid.devices.map(({ uuid }) => uuid)).toEqual([CARDS[1]!.uuid]);

@@ -83,8 +83,10 @@ describe("precedence: flag, environment, profile, default", () => {
 describe("single GPUs", () => {
   test("a value for one GPU keeps the others' plain value", () => {
     const { limits, sources, notes } = plan("--mem 4g,1=8g --sm 25");
-    expect(limits.all).toEqual({ memBytes: bytes(4), sharePercent: 25 });
-    expect([...limits.gpus]).toEqual([["1", { memBytes: bytes(8), sharePercent: 25 }]]);
+    expect(limits.all).toEqual({ memBytes: bytes(4), softBytes: null, sharePercent: 25 });
+    expect([...limits.gpus]).toEqual([
+      ["1", { memBytes: bytes(8), softBytes: null, sharePercent: 25 }],
+    ]);
     expect(sources).toMatchObject({ mem: "flag", "mem.1": "flag", sm: "flag" });
     expect(notes).toEqual([]);
   });

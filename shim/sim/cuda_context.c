@@ -40,6 +40,7 @@ static CUresult context_start(struct context *context, int device, unsigned int 
     context->alive = true;
     context->id = ++sim_process.next_id;
     context->charged = context->stack_charged = context->graph_code = 0;
+    context->local_by_kernels = 0;
     context->blocking_tail = 0;
     context->limit[CU_LIMIT_STACK_SIZE] = 1024;
     context->limit[CU_LIMIT_PRINTF_FIFO_SIZE] = 7 * SIM_MIB;

@@ -77,8 +77,10 @@ static CUresult synchronize(CUcontext handle) {
 API CUresult cuCtxSynchronize(void) { return synchronize(NULL); }
 API CUresult cuCtxSynchronize_v2(CUcontext context) { return synchronize(context); }
 
-/* Local memory for every thread that fits on the card: the default size is part of the context. */
-static CUresult set_stack(struct context *context, size_t bytes) {
+/* Local memory for every thread that fits on the card: the default size is part of the context. The
+ * pool serves the stack limit and the greediest kernel so far. */
+static CUresult set_pool(struct context *context, size_t limit, size_t by_kernels) {
+    size_t bytes = limit > by_kernels ? limit : by_kernels;
     const struct sim_model *model = sim_model();
     int card = context_device(context)->card;
     uint64_t threads = (uint64_t)model->threads_per_sm * model->sms;
@@ -88,8 +90,13 @@ static CUresult set_stack(struct context *context, size_t bytes) {
         return CUDA_ERROR_OUT_OF_MEMORY;
     if (wanted < held) sim_give(sim_process.slot, card, held - wanted, 0);
     context->stack_charged = wanted;
-    context->limit[CU_LIMIT_STACK_SIZE] = bytes;
+    context->local_by_kernels = by_kernels;
+    context->limit[CU_LIMIT_STACK_SIZE] = limit;
     return CUDA_SUCCESS;
+}
+CUresult context_local(struct context *context, unsigned int bytes) {
+    if (bytes <= context->local_by_kernels) return CUDA_SUCCESS;
+    return set_pool(context, context->limit[CU_LIMIT_STACK_SIZE], bytes);
 }
 API CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
     SIM_ENTER();
@@ -99,7 +106,8 @@ API CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
     if ((unsigned int)limit > CU_LIMIT_PERSISTING_L2_CACHE_SIZE)
         return CUDA_ERROR_UNSUPPORTED_LIMIT;
     if (limit == CU_LIMIT_STACK_SIZE)
-        return value > 524288 ? CUDA_ERROR_INVALID_VALUE : set_stack(context, value);
+        return value > 524288 ? CUDA_ERROR_INVALID_VALUE
+                              : set_pool(context, value, context->local_by_kernels);
     context->limit[limit] = value;
     return CUDA_SUCCESS;
 }

@@ -4,6 +4,9 @@
 
 #include "cuda_sim.h"
 
+/* Each graph takes whole steps of its own (measured: 16 graphs of 2 MiB, 512 MiB). */
+#define GRAPH_STEP (UINT64_C(32) * SIM_MIB)
+
 struct exec {
     struct object object;
     struct graph *graph;
@@ -71,7 +74,7 @@ static CUresult instantiate(CUgraphExec *out, CUgraph handle, uint64_t flags) {
         return CUDA_ERROR_OUT_OF_MEMORY;
     exec->order = calloc(exec->graph->count + 1, sizeof(struct node *));
     exec->flags = flags;
-    exec->memory = memory_of(exec->graph);
+    exec->memory = (memory_of(exec->graph) + GRAPH_STEP - 1) & ~(GRAPH_STEP - 1);
     if (!exec->order || !order_nodes(exec->graph, exec->order)) {
         exec_drop(exec);
         return CUDA_ERROR_INVALID_VALUE;
@@ -152,13 +155,19 @@ static CUresult take_memory(const struct exec *exec, struct node *const *order, 
     }
     CHECK(graph_reserve(device, exec->memory));
     struct device *state = &sim_process.device[device];
+    uint64_t rest = exec->memory; /* the first allocation stands for what is left over */
+    for (size_t i = 0; i < count; i++)
+        if (order[i]->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC &&
+            range_of((uintptr_t)order[i]->alloc.dptr))
+            rest -= range_of((uintptr_t)order[i]->alloc.dptr)->size;
     for (size_t i = 0; i < count; i++) {
         struct range *range = order[i]->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC
                                   ? range_of((uintptr_t)order[i]->alloc.dptr)
                                   : NULL;
         if (!range) continue;
-        range->charged = range->size;
-        state->graph_used += range->size;
+        range->charged = range->size + rest;
+        rest = 0;
+        state->graph_used += range->charged;
         if (state->graph_used > state->graph_used_high) state->graph_used_high = state->graph_used;
     }
     return CUDA_SUCCESS;

@@ -53,6 +53,9 @@ static CUresult get_attribute(int *out, CUfunction_attribute attribute, CUfuncti
     case CU_FUNC_ATTRIBUTE_BINARY_VERSION:
         *out = (int)(model->major * 10 + model->minor);
         break;
+    case CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES:
+        *out = (int)function->local;
+        break;
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
         *out = function->dynamic_max;
         break;
@@ -61,7 +64,7 @@ static CUresult get_attribute(int *out, CUfunction_attribute attribute, CUfuncti
         break;
     default:
         if ((unsigned int)attribute > 15) return CUDA_ERROR_INVALID_VALUE;
-        *out = 0; /* among them shared, constant and local bytes */
+        *out = 0; /* among them shared and constant bytes */
     }
     return CUDA_SUCCESS;
 }

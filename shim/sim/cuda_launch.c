@@ -26,6 +26,9 @@ static CUresult launch(CUfunction handle, const struct shape *shape, CUstream st
     CHECK(function_valid(handle, &function));
     CHECK(shape_check(function, shape));
     function_work(function, params, extra, &work);
+    if (!stream_capturing(stream)) CHECK(module_use(function->module));
+    if (function->local && !stream_capturing(stream))
+        CHECK(context_local(stream->context, function->local));
     if (stream_capturing(stream)) {
         struct node *node;
         CHECK(capture_node(stream, CU_GRAPH_NODE_TYPE_KERNEL, &node));

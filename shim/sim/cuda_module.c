@@ -44,6 +44,8 @@ static CUresult function_get(struct module *module, const char *name, struct fun
         function->ns = kernel_ns(name);
         function->builtin = builtin_of(name);
         function->dynamic_max = 49152;
+        if (!strncmp(name, "vgpu_sim_local_", 15))
+            function->local = (unsigned int)strtoul(name + 15, NULL, 10);
         function->block[0] = function->block[1] = function->block[2] = 1;
         function->next = module->functions;
         module->functions = function;
@@ -58,7 +60,33 @@ CUresult function_valid(CUfunction handle, struct function **function) {
     return CUDA_SUCCESS;
 }
 
+/* --- global variables: of PTX text, ".b8 name[bytes]" after ".global" --- */
+
+static uint64_t globals_of(const char *image) {
+    uint64_t sum = 0;
+    if (strncmp(image, ".version", 8) && strncmp(image, "//", 2)) return 0;
+    for (const char *at = image; (at = strstr(at, ".global ")); at += 8) {
+        const char *bracket = strchr(at, '['), *end = strchr(at, ';');
+        if (bracket && end && bracket < end) sum += strtoull(bracket + 1, NULL, 10);
+    }
+    return sum;
+}
+
+/* Large ones take whole steps; small ones go into the context's own memory. */
+static CUresult globals_take(struct module *module, int device) {
+    uint64_t bytes =
+        module->globals > SIM_MIB ? (module->globals + 2 * SIM_MIB - 1) & ~(2 * SIM_MIB - 1) : 0;
+    if (!bytes || module->charged[device]) return CUDA_SUCCESS;
+    if (!sim_take(sim_process.slot, sim_process.device[device].card, bytes, 0))
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    module->charged[device] = bytes;
+    return CUDA_SUCCESS;
+}
+
 static void module_drop(struct module *module) {
+    for (int i = 0; i < sim_process.devices; i++)
+        if (module->charged[i])
+            sim_give(sim_process.slot, sim_process.device[i].card, module->charged[i], 0);
     while (module->functions) {
         struct function *function = module->functions;
         module->functions = function->next;
@@ -78,7 +106,7 @@ void module_drop_context(struct context *context) {
 
 /* --- modules: of a context; loading waits for running work, as measured --- */
 
-static CUresult module_load(CUmodule *out) {
+static CUresult module_load(CUmodule *out, const char *image) {
     SIM_ENTER();
     struct context *context;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
@@ -87,6 +115,11 @@ static CUresult module_load(CUmodule *out) {
     struct module *module = object_new(SIM_MODULE, sizeof *module);
     if (!module) return CUDA_ERROR_OUT_OF_MEMORY;
     module->context = context;
+    module->globals = image ? globals_of(image) : 0;
+    if (globals_take(module, context->device)) {
+        object_drop(module);
+        return CUDA_ERROR_OUT_OF_MEMORY;
+    }
     module->next = context->modules;
     context->modules = module;
     *out = (CUmodule)module;
@@ -95,10 +128,10 @@ static CUresult module_load(CUmodule *out) {
 API CUresult cuModuleLoad(CUmodule *out, const char *path) {
     struct stat info;
     if (!path) return CUDA_ERROR_INVALID_VALUE;
-    return stat(path, &info) ? CUDA_ERROR_FILE_NOT_FOUND : module_load(out);
+    return stat(path, &info) ? CUDA_ERROR_FILE_NOT_FOUND : module_load(out, NULL);
 }
 API CUresult cuModuleLoadData(CUmodule *out, const void *image) {
-    return image ? module_load(out) : CUDA_ERROR_INVALID_VALUE;
+    return image ? module_load(out, image) : CUDA_ERROR_INVALID_VALUE;
 }
 API CUresult cuModuleLoadDataEx(CUmodule *out, const void *image, unsigned int count,
                                 CUjit_option *options, void **values) {
@@ -154,20 +187,28 @@ API CUresult cuModuleGetFunctionCount(unsigned int *out, CUmodule handle) {
 
 /* --- libraries: of the process --- */
 
-static CUresult library_load(CUlibrary *out) {
+static CUresult library_load(CUlibrary *out, const char *image) {
     SIM_ENTER();
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     struct module *library = object_new(SIM_LIBRARY, sizeof *library);
     if (!library) return CUDA_ERROR_OUT_OF_MEMORY;
+    library->globals = image ? globals_of(image) : 0;
     *out = (CUlibrary)library;
     return CUDA_SUCCESS;
+}
+/* At its first use in a context of the device. */
+CUresult module_use(struct module *library) {
+    struct context *context;
+    if (object_is(library, SIM_MODULE)) return CUDA_SUCCESS;
+    CHECK(context_current(&context));
+    return globals_take(library, context->device);
 }
 API CUresult cuLibraryLoadData(CUlibrary *out, const void *image, CUjit_option *options,
                                void **values, unsigned int count, CUlibraryOption *library_options,
                                void **library_values, unsigned int library_count) {
     (void)options, (void)values, (void)count, (void)library_options, (void)library_values,
         (void)library_count;
-    return image ? library_load(out) : CUDA_ERROR_INVALID_VALUE;
+    return image ? library_load(out, image) : CUDA_ERROR_INVALID_VALUE;
 }
 API CUresult cuLibraryLoadFromFile(CUlibrary *out, const char *path, CUjit_option *options,
                                    void **values, unsigned int count,
@@ -177,7 +218,7 @@ API CUresult cuLibraryLoadFromFile(CUlibrary *out, const char *path, CUjit_optio
     (void)options, (void)values, (void)count, (void)library_options, (void)library_values,
         (void)library_count;
     if (!path) return CUDA_ERROR_INVALID_VALUE;
-    return stat(path, &info) ? CUDA_ERROR_FILE_NOT_FOUND : library_load(out);
+    return stat(path, &info) ? CUDA_ERROR_FILE_NOT_FOUND : library_load(out, NULL);
 }
 API CUresult cuLibraryUnload(CUlibrary handle) {
     SIM_ENTER();
@@ -198,7 +239,18 @@ API CUresult cuLibraryGetModule(CUmodule *out, CUlibrary handle) {
     SIM_ENTER();
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     if (!object_is(handle, SIM_LIBRARY)) return CUDA_ERROR_INVALID_HANDLE;
+    CHECK(module_use((struct module *)handle));
     *out = (CUmodule)handle;
+    return CUDA_SUCCESS;
+}
+API CUresult cuLibraryGetGlobal(CUdeviceptr *pointer, size_t *bytes, CUlibrary handle,
+                                const char *name) {
+    SIM_ENTER();
+    if (!name || !object_is(handle, SIM_LIBRARY)) return CUDA_ERROR_INVALID_HANDLE;
+    CHECK(module_use((struct module *)handle));
+    if (!((struct module *)handle)->globals) return CUDA_ERROR_NOT_FOUND;
+    if (pointer) *pointer = 0; /* what is in it is not simulated */
+    if (bytes) *bytes = ((struct module *)handle)->globals;
     return CUDA_SUCCESS;
 }
 API CUresult cuKernelGetFunction(CUfunction *out, CUkernel handle) {
@@ -207,6 +259,7 @@ API CUresult cuKernelGetFunction(CUfunction *out, CUkernel handle) {
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     CHECK(context_current(&context));
     if (!object_is(handle, SIM_FUNCTION)) return CUDA_ERROR_INVALID_HANDLE;
+    CHECK(module_use(((struct function *)handle)->module));
     *out = (CUfunction)handle;
     return CUDA_SUCCESS;
 }

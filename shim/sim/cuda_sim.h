@@ -180,7 +180,7 @@ struct context {
     unsigned int flags;
     bool alive, primary;
     uint64_t id, charged;
-    uint64_t stack_charged, graph_code;
+    uint64_t stack_charged, local_by_kernels, graph_code;
     size_t limit[8];
     struct stream *legacy, *streams; /* all, legacy and per-thread ones too */
     unsigned int live_streams, paid_streams, blocking_captures, captures;
@@ -275,13 +275,16 @@ struct function {
     uint64_t ns;
     enum builtin builtin;
     int block[3], shared, dynamic_max;
-    char params[256]; /* of cuParamSet* */
+    unsigned int local; /* bytes a thread */
+    char params[256];   /* of cuParamSet* */
 };
 struct module {
     struct object object;
     struct context *context; /* NULL: a library */
     struct module *next;
     struct function *functions;
+    uint64_t globals;                /* bytes of its __device__ variables */
+    uint64_t charged[SIM_MAX_CARDS]; /* by device; a module's go with its context */
 };
 
 struct array {
@@ -335,6 +338,9 @@ static inline struct device *context_device(const struct context *context) {
 static inline struct lane *context_lane(const struct context *context) {
     return &context_device(context)->lane;
 }
+
+LOCAL CUresult context_local(struct context *context,
+                             unsigned int bytes); /* cuda_context_calls.c */
 
 /* --- lanes (cuda_lane.c) --- */
 LOCAL void lane_look(struct lane *lane); /* moves time to now; effects and stamps */
@@ -456,6 +462,7 @@ LOCAL bool vmm_piece(struct range *range, uintptr_t address, struct piece *piece
 LOCAL CUresult function_valid(CUfunction handle, struct function **function);
 LOCAL void function_work(const struct function *function, void **params, void **extra,
                          struct work *work);
+LOCAL CUresult module_use(struct module *module); /* a library, in the current context */
 LOCAL void module_drop_context(struct context *context);
 LOCAL CUresult copy_prepare(const CUDA_MEMCPY3D *copy, struct work *work); /* cuda_copy.c */
 LOCAL CUresult set_prepare(const CUDA_MEMSET_NODE_PARAMS *set, struct work *work);

@@ -23,6 +23,18 @@ const command: Command = {
       group: "Limits",
       description: "device memory: 4g, 512m, 50%, none; 0=4g,1=8g for single GPUs",
     },
+    "mem-soft": {
+      type: "string",
+      valueHint: "SIZE",
+      group: "Limits",
+      description: "where memory pressure is told of (events, vgpu.h); nothing is refused",
+    },
+    admit: {
+      type: "string",
+      valueHint: "HOW",
+      group: "Limits",
+      description: "when all sessions' --mem pass the card: warn (default), or strict: refuse",
+    },
     sm: {
       type: "string",
       valueHint: "PERCENT",

@@ -3,7 +3,7 @@ import type { Profile } from "../profile.ts";
 
 // Values that ask for nothing beyond what this version does anyway.
 const HARMLESS: Record<string, string> = { "compute.mode": "time", "compute.priority": "normal" };
-const ENFORCED = new Set(["memory.limit", "compute.share"]);
+const ENFORCED = new Set(["memory.limit", "memory.soft", "compute.share"]);
 
 /** The keys that are valid but that this version cannot enforce, such as `compute.burst` or `gpus.0.memory.soft`. */
 export function listUnavailable(profile: Profile): string[] {

@@ -27,7 +27,7 @@ export function makeTeller(): DemoTeller {
       const denials = `${session.denials} ${session.denials === 1 ? "denial" : "denials"}`;
       print(`\n${paint("bold", "3. result")}`);
       print(
-        `   memory   ${formatBytes(limited.had_bytes)} in blocks of 512 MiB, then refused; ${peak}, context included`,
+        `   memory   ${formatBytes(limited.had_bytes)} in blocks of 512 MiB${limited.refusal === 0 ? "" : ", then refused"}; ${peak}, context included`,
       );
       print(
         `   compute  ${paint("bold", drawPercent(realisedPercent))} of the rate without limits, for ${DEMO_LIMITS.sharePercent} % asked`,

@@ -15,15 +15,19 @@ export function drawDryRun({ plan, profile, environment }: DryRun): string {
     drawSource(name, plan.sources[name] ?? "default", profile?.name);
   const rows: [string, string, string][] = [
     ["memory", formatSize(plan.limits.all?.memBytes ?? null), source("mem")],
+    ["memory, soft", formatSize(plan.limits.all?.softBytes ?? null), source("mem-soft")],
     ["compute", formatShare(plan.limits.all?.sharePercent ?? null), source("sm")],
   ];
-  for (const [key, { memBytes, sharePercent }] of plan.limits.gpus) {
+  for (const [key, { memBytes, softBytes, sharePercent }] of plan.limits.gpus) {
     const own = (name: string): string =>
       source(`${name}.${key}` in plan.sources ? `${name}.${key}` : name);
     rows.push([`GPU ${key}: memory`, formatSize(memBytes), own("mem")]);
+    if (softBytes != null)
+      rows.push([`GPU ${key}: memory, soft`, formatSize(softBytes), own("mem-soft")]);
     rows.push([`GPU ${key}: compute`, formatShare(sharePercent), own("sm")]);
   }
   rows.push(["GPUs", plan.gpu?.join(", ") ?? "all visible", source("gpu")]);
+  rows.push(["admission", plan.admit ?? "warn", source("admit")]);
   rows.push(["driver", plan.sim === null ? "real" : `simulated ${plan.sim}`, source("sim")]);
   rows.push([
     "without a GPU",
@@ -51,7 +55,8 @@ export function drawDryRun({ plan, profile, environment }: DryRun): string {
 /** The dry run for a program: bytes and percent as numbers, null for no limit. */
 export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
   const limit = (gpu: GpuLimit): Record<string, number | null> => ({
-    ...sizeFields(gpu.memBytes),
+    ...sizeFields("memory", gpu.memBytes),
+    ...(gpu.softBytes == null ? {} : sizeFields("soft", gpu.softBytes)),
     share_percent: gpu.sharePercent,
   });
   return JSON.stringify({
@@ -61,6 +66,7 @@ export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
       gpus: Object.fromEntries([...plan.limits.gpus].map(([key, gpu]) => [key, limit(gpu)])),
     },
     gpu: plan.gpu,
+    admit: plan.admit ?? "warn",
     sim: plan.sim,
     require_gpu: plan.requireGpu,
     events: plan.events,
@@ -72,9 +78,11 @@ export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
   });
 }
 
-function sizeFields(size: Size | null): Record<string, number | null> {
-  if (size === null) return { memory_bytes: null };
-  return "bytes" in size ? { memory_bytes: size.bytes } : { memory_percent: size.percent };
+function sizeFields(name: string, size: Size | null): Record<string, number | null> {
+  if (size === null) return { [`${name}_bytes`]: null };
+  return "bytes" in size
+    ? { [`${name}_bytes`]: size.bytes }
+    : { [`${name}_percent`]: size.percent };
 }
 
 function formatShare(percent: number | null): string {

@@ -21,6 +21,21 @@ export interface Summary {
     realisedPercent: number;
     throttledNs: number;
     waits: number;
+    /** Null: no soft limit. */
+    softBytes: number | null;
+    allocations: number;
+    /** The fastest growth, in bytes/s averaged over about a second. */
+    velocity: number;
+  }[];
+  /** What each process did on each GPU, those that used most first; at most 64. */
+  uses: {
+    pid: number;
+    name: string;
+    uuid: string;
+    peakBytes: number;
+    allocations: number;
+    denials: number;
+    velocity: number;
   }[];
 }
 
@@ -50,6 +65,18 @@ export function formatSummaryJson(summary: Summary): string {
       gpu_ns: gpu.sharePercent === null ? null : gpu.gpuNs,
       throttled_ns: gpu.throttledNs,
       waits: gpu.waits,
+      soft_bytes: gpu.softBytes,
+      allocations: gpu.allocations,
+      velocity_bytes_per_s: Math.round(gpu.velocity),
+    })),
+    uses: summary.uses.map((use) => ({
+      pid: use.pid,
+      process: use.name,
+      gpu: use.uuid,
+      peak_bytes: use.peakBytes,
+      allocations: use.allocations,
+      denials: use.denials,
+      velocity_bytes_per_s: Math.round(use.velocity),
     })),
   });
 }

@@ -2,7 +2,8 @@
  * driver's own function in turn; the difference of the block means, its median and 95 % interval.
  * Run it under `vgpu run` (it says so if the two pointers are the same).
  *     cost launch|alloc|async|create [blocks]      one JSON line
- * launch: empty kernels back to back, each block after 100 ms idle (see design: limited launches). */
+ * launch: empty kernels back to back, each block after 100 ms idle (see design: limited launches).
+ */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <math.h>
@@ -35,7 +36,8 @@ struct wanted {
 
 static bool in_driver(const struct vgpu_elf *elf, void *argument) {
     struct wanted *wanted = argument;
-    if (strcmp(elf->soname, "libcuda.so.1") == 0) wanted->found = vgpu_elf_symbol(elf, wanted->name);
+    if (strcmp(elf->soname, "libcuda.so.1") == 0)
+        wanted->found = vgpu_elf_symbol(elf, wanted->name);
     return wanted->found != NULL;
 }
 
@@ -86,9 +88,13 @@ static double block(const char *what, const struct calls *calls, CUstream stream
     }
     double begin = now_ns();
     for (int i = 0; i < CALLS; i++) {
-        if (!strcmp(what, "launch")) must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), what);
-        else if (!strcmp(what, "alloc")) must(calls->alloc(&p, 65536), what), must(calls->release(p), what);
-        else if (!strcmp(what, "async")) must(calls->alloc_async(&p, 1 << 20, stream), what), must(calls->free_async(p, stream), what);
+        if (!strcmp(what, "launch"))
+            must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), what);
+        else if (!strcmp(what, "alloc"))
+            must(calls->alloc(&p, 65536), what), must(calls->release(p), what);
+        else if (!strcmp(what, "async"))
+            must(calls->alloc_async(&p, 1 << 20, stream), what),
+                must(calls->free_async(p, stream), what);
         else must(calls->create(&handle, 2 << 20, &prop, 0), what), must(calls->drop(handle), what);
     }
     return (now_ns() - begin) / CALLS;
@@ -107,12 +113,14 @@ int main(int argc, char **argv) {
     find(&ours, hooked);
     must(((typeof(&cuInit))hooked("cuInit"))(0), "cuInit");
     find(&theirs, driver_own);
-    if (!theirs.launch) return fprintf(stderr, "cost: the driver's own functions were not found\n"), 3;
+    if (!theirs.launch)
+        return fprintf(stderr, "cost: the driver's own functions were not found\n"), 3;
     CUcontext context;
     CUmodule module;
     CUstream stream;
     CUdeviceptr beside;
-    must(((typeof(&cuDevicePrimaryCtxRetain))hooked("cuDevicePrimaryCtxRetain"))(&context, 0), "retain");
+    must(((typeof(&cuDevicePrimaryCtxRetain))hooked("cuDevicePrimaryCtxRetain"))(&context, 0),
+         "retain");
     must(cuCtxSetCurrent(context), "set current");
     must(cuModuleLoadData(&module, ptx), "module");
     must(cuModuleGetFunction(&nop, module, "nop"), "function");
@@ -131,8 +139,10 @@ int main(int argc, char **argv) {
     qsort(native, (size_t)blocks, sizeof *native, by_value);
     /* 95 % interval of the median by order statistics. */
     int half = (int)(0.98 * sqrt(blocks) + 0.5), low = blocks / 2 - half, high = blocks / 2 + half;
-    printf("{\"what\": \"%s\", \"hooked\": %s, \"native_ns\": %.1f, \"added_ns\": %.1f, \"low\": %.1f, \"high\": %.1f, \"blocks\": %d}\n",
-           what, ours.launch != theirs.launch ? "true" : "false", native[blocks / 2], added[blocks / 2],
-           added[low < 0 ? 0 : low], added[high >= blocks ? blocks - 1 : high], blocks);
+    printf("{\"what\": \"%s\", \"hooked\": %s, \"native_ns\": %.1f, \"added_ns\": %.1f, \"low\": "
+           "%.1f, \"high\": %.1f, \"blocks\": %d}\n",
+           what, ours.launch != theirs.launch ? "true" : "false", native[blocks / 2],
+           added[blocks / 2], added[low < 0 ? 0 : low], added[high >= blocks ? blocks - 1 : high],
+           blocks);
     return 0;
 }

@@ -19,6 +19,7 @@ int main(void) {
     double loaded = now_us();
     int result = init(0);
     double ready = now_us();
-    printf("{\"load_us\": %.1f, \"init_us\": %.1f, \"result\": %d}\n", loaded - begin, ready - loaded, result);
+    printf("{\"load_us\": %.1f, \"init_us\": %.1f, \"result\": %d}\n", loaded - begin,
+           ready - loaded, result);
     return result != 0;
 }

@@ -27,7 +27,14 @@ const out = option("--out") ?? join("/tmp", `vgpu-gpu-${process.pid}`);
 const parts = option("--part")?.split(",");
 mkdirSync(out, { recursive: true });
 
-function row(part: string, what: string, asked: string, got: string, bar: string, ok: boolean): void {
+function row(
+  part: string,
+  what: string,
+  asked: string,
+  got: string,
+  bar: string,
+  ok: boolean,
+): void {
   rows.push({ part, what, asked, got, bar, ok });
   console.log(`${ok ? "ok" : "NOT OK"} ${part}: ${what}: asked ${asked}, got ${got} (bar ${bar})`);
 }
@@ -64,8 +71,20 @@ async function build(): Promise<void> {
     ["nvcc", "-O2", "-o", join(out, "load"), join(here, "load.cu")],
     ["gcc", "-O2", "-w", "-o", join(out, "sampler"), join(here, "sampler.c"), "-ldl"],
     ["gcc", "-O2", "-w", "-o", join(out, "first_call"), join(here, "first_call.c"), "-ldl"],
-    ["gcc", "-O2", "-w", "-D_GNU_SOURCE", "-o", join(out, "cost"), join(here, "cost.c"),
-      join(root, "shim/elf.c"), "-ldl", "-lm", "-L/usr/local/cuda/lib64/stubs", "-lcuda"],
+    [
+      "gcc",
+      "-O2",
+      "-w",
+      "-D_GNU_SOURCE",
+      "-o",
+      join(out, "cost"),
+      join(here, "cost.c"),
+      join(root, "shim/elf.c"),
+      "-ldl",
+      "-lm",
+      "-L/usr/local/cuda/lib64/stubs",
+      "-lcuda",
+    ],
   ];
   for (const words of commands) {
     const { code, stderr } = await run(words);
@@ -85,12 +104,24 @@ const percent = (value: number): string => `${value.toFixed(2)} %`;
 // host does (kernels shorter than a launch takes), occupancy against wall time, by %globaltimer. Several
 // processes are compared with one native process: natively the driver's switching between them costs 9 %.
 async function loadShares(): Promise<void> {
-  const cases = ["--us 2", "--us 10", "--us 50", "--us 460", "--us 5000 --seconds 8",
-    "--us 50 --streams 4", "--us 50 --sync", "--us 460 --sync", "--us 20 --graph 50",
-    "--us 50 --processes 2", "--us 50 --threads 4"];
+  const cases = [
+    "--us 2",
+    "--us 10",
+    "--us 50",
+    "--us 460",
+    "--us 5000 --seconds 8",
+    "--us 50 --streams 4",
+    "--us 50 --sync",
+    "--us 460 --sync",
+    "--us 20 --graph 50",
+    "--us 50 --processes 2",
+    "--us 50 --threads 4",
+  ];
   for (const words of cases) {
     const command = [join(out, "load"), ...words.split(" ")];
-    const native = last<Load>((await run([join(out, "load"), ...words.replace(/ --processes 2/, "").split(" ")])).stdout);
+    const native = last<Load>(
+      (await run([join(out, "load"), ...words.replace(/ --processes 2/, "").split(" ")])).stdout,
+    );
     for (const share of words === "--us 50" ? [10, 25, 50, 75, 90] : [25]) {
       const got = await limited(["--sm", String(share), "-v"], command);
       if (got.code !== 0) {
@@ -114,9 +145,14 @@ interface TorchLine {
 
 async function torch(flags: string[] | null): Promise<Map<string, TorchLine>> {
   const words = ["python3", join(here, "torch_share.py"), "--seconds", "2"];
-  const { code, stdout, stderr } = flags ? await limited([...flags, "-q"], words) : await run(words);
+  const { code, stdout, stderr } = flags
+    ? await limited([...flags, "-q"], words)
+    : await run(words);
   if (code !== 0) throw new Error(`torch_share.py: exit ${code}: ${stderr.slice(-600)}`);
-  const lines = stdout.trim().split("\n").map((line) => JSON.parse(line) as TorchLine);
+  const lines = stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as TorchLine);
   return new Map(lines.map((line) => [line.load, line]));
 }
 
@@ -136,13 +172,32 @@ async function torchShares(): Promise<void> {
     const native = middle(natives, load);
     const rate = (100 * line.rate) / native;
     if (load === "matmul_bf16")
-      row("shares", `PyTorch ${load}, GPU time by events in a graph`, "25 %",
+      row(
+        "shares",
+        `PyTorch ${load}, GPU time by events in a graph`,
+        "25 %",
         `${percent(line.busy ?? NaN)} (throughput ${percent(rate)}: natively it is limited by power)`,
-        "25 ± 2 points", Math.abs((line.busy ?? NaN) - 25) <= 2);
+        "25 ± 2 points",
+        Math.abs((line.busy ?? NaN) - 25) <= 2,
+      );
     else
-      row("shares", `PyTorch ${load}`, "25 %", percent(rate), "25 ± 2 points", Math.abs(rate - 25) <= 2);
+      row(
+        "shares",
+        `PyTorch ${load}`,
+        "25 %",
+        percent(rate),
+        "25 ± 2 points",
+        Math.abs(rate - 25) <= 2,
+      );
     const free = (100 * middle(unlimited, load)) / native;
-    row("shares", `PyTorch ${load}, no --sm, medians of ${ROUNDS}`, "100 %", percent(free), "≥ 99.5 %", free >= 99.5);
+    row(
+      "shares",
+      `PyTorch ${load}, no --sm, medians of ${ROUNDS}`,
+      "100 %",
+      percent(free),
+      "≥ 99.5 %",
+      free >= 99.5,
+    );
   }
 }
 
@@ -155,7 +210,10 @@ interface Sample {
 }
 
 async function sampled<T>(limit: number, body: () => Promise<T>): Promise<[T, Sample]> {
-  const sampler = Bun.spawn([join(out, "sampler"), String(limit)], { stdin: "pipe", stdout: "pipe" });
+  const sampler = Bun.spawn([join(out, "sampler"), String(limit)], {
+    stdin: "pipe",
+    stdout: "pipe",
+  });
   const value = await body();
   sampler.stdin.end();
   return [value, last<Sample>(await new Response(sampler.stdout).text())];
@@ -167,31 +225,59 @@ async function memory(): Promise<void> {
   const limit = 4 * 2 ** 30;
   const file = join(out, "memory-events.ndjson");
   const [ran, sample] = await sampled(limit, () =>
-    limited(["--mem", "4g", "--events-file", file], ["python3", join(here, "torch_memory.py")]));
+    limited(["--mem", "4g", "--events-file", file], ["python3", join(here, "torch_memory.py")]),
+  );
   const seen = last<{ checks: Record<string, boolean> }>(ran.stdout);
   for (const [name, ok] of Object.entries(seen.checks))
     row("memory", `PyTorch in 4 GiB: ${name}`, "true", String(ok), "true", ok);
-  row("memory", "NVML's figure of the tree, sampled from outside", mib(limit),
+  row(
+    "memory",
+    "NVML's figure of the tree, sampled from outside",
+    mib(limit),
     `${mib(sample.peak_bytes)} at most, ${sample.per_second} samples/s, ${sample.above_limit} above`,
-    "never above", sample.above_limit === 0);
-  const events = (await Bun.file(file).text()).trim().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    "never above",
+    sample.above_limit === 0,
+  );
+  const events = (await Bun.file(file).text())
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
   const denied = events.find((event) => event["kind"] === "memory.denied");
-  const named = ["pid", "api", "asked_bytes", "used_bytes", "limit_bytes"].every((key) => denied?.[key] !== undefined);
-  row("memory", "the denial's event names process, API, asked, used, limit", "all five",
-    JSON.stringify(denied ?? null), "present", named);
+  const named = ["pid", "api", "asked_bytes", "used_bytes", "limit_bytes"].every(
+    (key) => denied?.[key] !== undefined,
+  );
+  row(
+    "memory",
+    "the denial's event names process, API, asked, used, limit",
+    "all five",
+    JSON.stringify(denied ?? null),
+    "present",
+    named,
+  );
 }
 
 // Two programs started by one shell under one session share one limit and one share.
 async function pair(): Promise<void> {
   const load = `${join(out, "load")} --us 50 --seconds 4`;
-  const native = last<Load>((await run([join(out, "load"), "--us", "50", "--seconds", "3"])).stdout);
-  const both = await limited(["--mem", "4g", "--sm", "25", "-q"],
-    ["sh", "-c", `${load} > ${out}/a.json & ${load} > ${out}/b.json; wait`]);
-  const rates = await Promise.all(["a", "b"].map(async (name) => last<Load>(await Bun.file(`${out}/${name}.json`).text()).rate));
+  const native = last<Load>(
+    (await run([join(out, "load"), "--us", "50", "--seconds", "3"])).stdout,
+  );
+  const both = await limited(
+    ["--mem", "4g", "--sm", "25", "-q"],
+    ["sh", "-c", `${load} > ${out}/a.json & ${load} > ${out}/b.json; wait`],
+  );
+  const rates = await Promise.all(
+    ["a", "b"].map(async (name) => last<Load>(await Bun.file(`${out}/${name}.json`).text()).rate),
+  );
   const sum = (100 * rates.reduce((a, b) => a + b, 0)) / native.rate;
-  row("pair", "two processes of one session, sum of native rate", "25 %",
+  row(
+    "pair",
+    "two processes of one session, sum of native rate",
+    "25 %",
     `${percent(sum)} (${rates.map((rate) => percent((100 * rate) / native.rate)).join(" + ")})`,
-    "25 ± 2 points", both.code === 0 && Math.abs(sum - 25) <= 2);
+    "25 ± 2 points",
+    both.code === 0 && Math.abs(sum - 25) <= 2,
+  );
   const fill = `python3 -c 'import torch,time
 held=[]
 try:
@@ -199,10 +285,16 @@ try:
 except torch.OutOfMemoryError: print(len(held)*32)
 time.sleep(3)'`;
   const [filled, sample] = await sampled(4 * 2 ** 30, () =>
-    limited(["--mem", "4g", "-q"], ["sh", "-c", `${fill} & ${fill}; wait`]));
-  row("pair", "two processes fill one 4 GiB, NVML's figure of both", "4096 MiB",
+    limited(["--mem", "4g", "-q"], ["sh", "-c", `${fill} & ${fill}; wait`]),
+  );
+  row(
+    "pair",
+    "two processes fill one 4 GiB, NVML's figure of both",
+    "4096 MiB",
     `${mib(sample.peak_bytes)}, PyTorch held ${filled.stdout.trim().split("\n").join(" + ")} MiB`,
-    "≤ limit, > limit − 64 MiB", filled.code === 0 && sample.above_limit === 0 && sample.peak_bytes > (4096 - 64) * 2 ** 20);
+    "≤ limit, > limit − 64 MiB",
+    filled.code === 0 && sample.above_limit === 0 && sample.peak_bytes > (4096 - 64) * 2 ** 20,
+  );
 }
 
 interface Cost {
@@ -216,19 +308,32 @@ interface Cost {
 
 async function cost(): Promise<void> {
   const cases: [string, string[], number][] = [
-    ["launch", [], 20], ["launch", ["--sm", "90"], 150],
-    ["alloc", ["--mem", "4g"], 300], ["async", ["--mem", "4g"], 250], ["create", ["--mem", "4g"], 1000],
+    ["launch", [], 20],
+    ["launch", ["--sm", "90"], 150],
+    ["alloc", ["--mem", "4g"], 300],
+    ["async", ["--mem", "4g"], 250],
+    ["create", ["--mem", "4g"], 1000],
   ];
   for (const [what, flags, bar] of cases) {
-    const { code, stdout, stderr } = await limited([...flags, "-q"], [join(out, "cost"), what, "40"]);
+    const { code, stdout, stderr } = await limited(
+      [...flags, "-q"],
+      [join(out, "cost"), what, "40"],
+    );
     if (code !== 0) throw new Error(`cost ${what}: exit ${code}: ${stderr}`);
     const got = last<Cost>(stdout);
-    row("cost", `${what}${flags.length ? ` under ${flags.join(" ")}` : ", unlimited"}`, "0 ns",
-      `+${got.added_ns} ns [${got.low}, ${got.high}] on ${got.native_ns} ns`, `≤ ${bar} ns`, got.hooked && got.added_ns <= bar);
+    row(
+      "cost",
+      `${what}${flags.length ? ` under ${flags.join(" ")}` : ", unlimited"}`,
+      "0 ns",
+      `+${got.added_ns} ns [${got.low}, ${got.high}] on ${got.native_ns} ns`,
+      `≤ ${bar} ns`,
+      got.hooked && got.added_ns <= bar,
+    );
   }
 }
 
-const median = (values: number[]): number => values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN;
+const median = (values: number[]): number =>
+  values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN;
 
 async function startup(): Promise<void> {
   const region = ["sh", "-c", "echo $LD_PRELOAD $VGPU_REGION"];
@@ -238,18 +343,41 @@ async function startup(): Promise<void> {
   // Inside one session, so that only the shim differs: with and without the preload, in turn.
   const script = `for i in $(seq 15); do ${join(out, "first_call")}; env -u LD_PRELOAD -u VGPU_REGION ${join(out, "first_call")}; done > ${file}`;
   await limited(["--mem", "4g", "--sm", "50", "-q"], ["sh", "-c", script]);
-  const lines = (await Bun.file(file).text()).trim().split("\n").map((line) => JSON.parse(line) as { load_us: number; init_us: number });
+  const lines = (await Bun.file(file).text())
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { load_us: number; init_us: number });
   lines.forEach((line, i) => (i % 2 ? first.native : first.ours).push(line.load_us + line.init_us));
   const added = (median(first.ours) - median(first.native)) / 1000;
-  row("startup", "first CUDA call (dlopen + cuInit), median of 15", `${(median(first.native) / 1000).toFixed(2)} ms natively`,
-    `${added >= 0 ? "+" : ""}${added.toFixed(2)} ms`, "≤ 1 ms", added <= 1);
-  const loop = (command: string): string => `s=$(date +%s%N); for i in $(seq 200); do ${command}; done; e=$(date +%s%N); echo $(( (e-s)/200000 ))`;
+  row(
+    "startup",
+    "first CUDA call (dlopen + cuInit), median of 15",
+    `${(median(first.native) / 1000).toFixed(2)} ms natively`,
+    `${added >= 0 ? "+" : ""}${added.toFixed(2)} ms`,
+    "≤ 1 ms",
+    added <= 1,
+  );
+  const loop = (command: string): string =>
+    `s=$(date +%s%N); for i in $(seq 200); do ${command}; done; e=$(date +%s%N); echo $(( (e-s)/200000 ))`;
   const shim = `/bin/true`;
-  const inside = await limited(["--mem", "4g", "-q"], ["sh", "-c",
-    `${loop(shim)}; p=$LD_PRELOAD; unset LD_PRELOAD; ${loop(shim)}; LD_PRELOAD=$p; export LD_PRELOAD; ${loop(shim)}; unset LD_PRELOAD; ${loop(shim)}`]);
+  const inside = await limited(
+    ["--mem", "4g", "-q"],
+    [
+      "sh",
+      "-c",
+      `${loop(shim)}; p=$LD_PRELOAD; unset LD_PRELOAD; ${loop(shim)}; LD_PRELOAD=$p; export LD_PRELOAD; ${loop(shim)}; unset LD_PRELOAD; ${loop(shim)}`,
+    ],
+  );
   const [a = 0, b = 0, c = 0, d = 0] = inside.stdout.trim().split("\n").map(Number);
   const per = ((a + c) / 2 - (b + d) / 2) / 1000;
-  row("startup", "a process without CUDA (/bin/true), mean of 400", `${((b + d) / 2000).toFixed(3)} ms natively`, `+${per.toFixed(3)} ms`, "≤ 0.2 ms", per <= 0.2);
+  row(
+    "startup",
+    "a process without CUDA (/bin/true), mean of 400",
+    `${((b + d) / 2000).toFixed(3)} ms natively`,
+    `+${per.toFixed(3)} ms`,
+    "≤ 0.2 ms",
+    per <= 0.2,
+  );
   const time = async (words: string[]): Promise<number> => {
     const begin = Bun.nanoseconds();
     const child = Bun.spawn(words, { stdin: "ignore", stdout: "ignore", stderr: "ignore" });
@@ -263,10 +391,24 @@ async function startup(): Promise<void> {
     native.push(await time(["true"]));
   }
   const launch = median(ours) - median(native);
-  row("startup", "vgpu run --mem 4g --sm 25 true, warm, median of 30", `${median(native).toFixed(2)} ms for true`, `+${launch.toFixed(2)} ms`, "≤ 15 ms", launch <= 15);
+  row(
+    "startup",
+    "vgpu run --mem 4g --sm 25 true, warm, median of 30",
+    `${median(native).toFixed(2)} ms for true`,
+    `+${launch.toFixed(2)} ms`,
+    "≤ 15 ms",
+    launch <= 15,
+  );
 }
 
-const all: Record<string, () => Promise<void>> = { memory, shares: torchShares, load: loadShares, pair, cost, startup };
+const all: Record<string, () => Promise<void>> = {
+  memory,
+  shares: torchShares,
+  load: loadShares,
+  pair,
+  cost,
+  startup,
+};
 if (!existsSync("/dev/nvidiactl")) {
   console.log("skipped: no NVIDIA GPU here");
   process.exit(0);
@@ -280,9 +422,16 @@ for (const [name, part] of Object.entries(all)) {
     row(name, "ran to its end", "yes", String(error), "no error", false);
   }
 }
-const table = ["| part | what | asked | got | bar | |", "|---|---|---|---|---|---|",
-  ...rows.map((r) => `| ${r.part} | ${r.what} | ${r.asked} | ${r.got} | ${r.bar} | ${r.ok ? "✓" : "✗"} |`)];
+const table = [
+  "| part | what | asked | got | bar | |",
+  "|---|---|---|---|---|---|",
+  ...rows.map(
+    (r) => `| ${r.part} | ${r.what} | ${r.asked} | ${r.got} | ${r.bar} | ${r.ok ? "✓" : "✗"} |`,
+  ),
+];
 await Bun.write(join(out, "table.md"), `${table.join("\n")}\n`);
 await Bun.write(join(out, "rows.json"), JSON.stringify(rows, null, 1));
-console.log(`${rows.filter((r) => r.ok).length} passed, ${rows.filter((r) => !r.ok).length} failed`);
+console.log(
+  `${rows.filter((r) => r.ok).length} passed, ${rows.filter((r) => !r.ok).length} failed`,
+);
 process.exit(rows.every((r) => r.ok) ? 0 : 1);

@@ -1,6 +1,6 @@
-/* Samples NVML's figure for all compute processes of GPU 0 as fast as it can until its stdin closes;
- * prints one JSON line: the highest sum seen, samples, samples a second. Stands outside the session.
- *     sampler [limit_bytes]    also counts samples above the limit */
+/* Samples NVML's figure for all compute processes of GPU 0 as fast as it can until its stdin
+ * closes; prints one JSON line: the highest sum seen, samples, samples a second. Stands outside the
+ * session. sampler [limit_bytes]    also counts samples above the limit */
 #include <dlfcn.h>
 #include <poll.h>
 #include <stdio.h>
@@ -24,16 +24,19 @@ int main(int argc, char **argv) {
     typeof(&nvmlDeviceGetHandleByIndex_v2) by_index =
         (typeof(&nvmlDeviceGetHandleByIndex_v2))dlsym(library, "nvmlDeviceGetHandleByIndex_v2");
     typeof(&nvmlDeviceGetComputeRunningProcesses_v3) list =
-        (typeof(&nvmlDeviceGetComputeRunningProcesses_v3))dlsym(library, "nvmlDeviceGetComputeRunningProcesses_v3");
+        (typeof(&nvmlDeviceGetComputeRunningProcesses_v3))dlsym(
+            library, "nvmlDeviceGetComputeRunningProcesses_v3");
     nvmlDevice_t device;
-    if (!init || !by_index || !list || init() || by_index(0, &device)) return fprintf(stderr, "sampler: no NVML\n"), 2;
+    if (!init || !by_index || !list || init() || by_index(0, &device))
+        return fprintf(stderr, "sampler: no NVML\n"), 2;
     unsigned long long peak = 0, above = 0, samples = 0;
     double begin = now(), slowest = 0, last = begin;
     struct pollfd input = {.fd = 0, .events = POLLIN};
     while (!poll(&input, 1, 0)) {
         static nvmlProcessInfo_v2_t processes[128];
         unsigned int count = 128;
-        if (list(device, &count, processes)) return fprintf(stderr, "sampler: process list failed\n"), 3;
+        if (list(device, &count, processes))
+            return fprintf(stderr, "sampler: process list failed\n"), 3;
         unsigned long long sum = 0;
         for (unsigned int i = 0; i < count; i++) sum += processes[i].usedGpuMemory;
         if (sum > peak) peak = sum;
@@ -43,7 +46,8 @@ int main(int argc, char **argv) {
         if (t - last > slowest) slowest = t - last;
         last = t;
     }
-    printf("{\"peak_bytes\": %llu, \"samples\": %llu, \"per_second\": %.0f, \"slowest_ms\": %.2f, \"above_limit\": %llu}\n",
+    printf("{\"peak_bytes\": %llu, \"samples\": %llu, \"per_second\": %.0f, \"slowest_ms\": %.2f, "
+           "\"above_limit\": %llu}\n",
            peak, samples, (double)samples / (now() - begin), slowest * 1e3, above);
     return 0;
 }

@@ -114,8 +114,12 @@ const SUMMARY: Summary = {
       realisedPercent: 24.97,
       throttledNs: 6e9,
       waits: 12,
+      softBytes: null,
+      allocations: 3,
+      velocity: 512 * 1024 ** 2,
     },
   ],
+  uses: [],
 };
 
 test("the summary is for sessions in which something was enforced", () => {

@@ -34,7 +34,7 @@ static void pieces(void) {
     vgpu_blocks_take(a.address, &out); /* 0: b is left */
     struct vgpu_block rest;
     vgpu_blocks_take(b.address, &rest); /* 2 MiB, refunded */
-    equal((uint64_t)(int64_t)vgpu_blocks_return(&out), (uint64_t)-(int64_t)BLOCK,
+    equal((uint64_t)(int64_t)vgpu_blocks_return(&out), (uint64_t) - (int64_t)BLOCK,
           "a piece that comes back to a vanished block charges it");
     vgpu_blocks_take(a.address, &out);
     equal(vgpu_blocks_count(), 0, "empty");
@@ -95,7 +95,8 @@ static void *churn(void *number) {
     uint64_t base = (100 + 16 * (uint64_t)(uintptr_t)number) * BLOCK;
     int64_t charged = 0;
     for (int step = 0; step < 100000; step++) {
-        /* Pieces of shared blocks: half of the addresses of a block belong to each of two threads. */
+        /* Pieces of shared blocks: half of the addresses of a block belong to each of two threads.
+         */
         uint64_t address = (base & ~(32 * BLOCK - 1)) + random_below(32) * BLOCK +
                            ((uint64_t)(uintptr_t)number * 16 + random_below(16)) * 512;
         struct vgpu_block one = piece(address, 1), out;
@@ -146,8 +147,9 @@ int main(void) {
     double few = free_cost(10), many = free_cost(100000);
     printf("# take+put among 10: %.0f ns, among 100,000: %.0f ns\n", few, many);
 #ifndef __SANITIZE_THREAD__
-    check(many < few + 150, "a free among 100,000 costs what one among 10 does (cache misses apart)",
-          (uint64_t)many, (uint64_t)few);
+    check(many < few + 150,
+          "a free among 100,000 costs what one among 10 does (cache misses apart)", (uint64_t)many,
+          (uint64_t)few);
 #endif
     return failures != 0;
 }

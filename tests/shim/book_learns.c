@@ -14,7 +14,8 @@ static void check(bool good, const char *name, unsigned long got) {
 int main(void) {
     struct vgpu_book *book = calloc(1, sizeof *book);
     struct vgpu_book_entry *entry = vgpu_book_find(book, vgpu_book_key((void *)0x1000, 132, 256));
-    check(vgpu_book_predict(entry) == VGPU_BOOK_DEFAULT_NS, "unknown: the default", vgpu_book_predict(entry));
+    check(vgpu_book_predict(entry) == VGPU_BOOK_DEFAULT_NS, "unknown: the default",
+          vgpu_book_predict(entry));
     check(vgpu_book_wants_trial(entry), "unknown: wants a trial", 1);
     entry->in_flight = 1;
     check(!vgpu_book_wants_trial(entry), "a trial is out: wants no second", 0);

@@ -74,7 +74,8 @@ static void test_shares(void) {
             sum += error;
             cells++;
         }
-    check(sum / cells <= 0.1, "36 cells of kernel length and share: mean error in points", sum / cells, 0.1);
+    check(sum / cells <= 0.1, "36 cells of kernel length and share: mean error in points",
+          sum / cells, 0.1);
     check(worst <= 0.5, "36 cells of kernel length and share: worst error in points", worst, 0.5);
 }
 
@@ -120,9 +121,11 @@ static void test_debt(void) {
     struct vgpu_gate_slice slice;
     vgpu_gate_ask(gate, START + 100 * MS, START + 100 * MS, &slice);
     vgpu_gate_close(gate, slice.epoch, START + 2100 * MS);
-    enum vgpu_gate_answer answer = vgpu_gate_ask(gate, START + 2100 * MS, START + 2100 * MS, &slice);
+    enum vgpu_gate_answer answer =
+        vgpu_gate_ask(gate, START + 2100 * MS, START + 2100 * MS, &slice);
     double wait = ((double)slice.until_ns - (double)START) / 1e6;
-    check(answer == VGPU_GATE_WAIT && away(wait, 8050) < 0.1, "a 2 s kernel at 25 %: next slice at ms", wait, 8050);
+    check(answer == VGPU_GATE_WAIT && away(wait, 8050) < 0.1,
+          "a 2 s kernel at 25 %: next slice at ms", wait, 8050);
 }
 
 static void test_live_change(void) {
@@ -143,8 +146,9 @@ static void test_live_change(void) {
             now = slice.end_ns;
         }
     }
-    check(away((double)work[1] / 1e7, 50) < 1, "share raised to 50 while running: percent of the next second",
-          (double)work[1] / 1e7, 50);
+    check(away((double)work[1] / 1e7, 50) < 1,
+          "share raised to 50 while running: percent of the next second", (double)work[1] / 1e7,
+          50);
 }
 
 /* Robbed of the slice: only the epoch's owner can close it, and late charges still count. */

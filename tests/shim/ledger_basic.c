@@ -62,7 +62,8 @@ static void drift(void) {
     me.slot->use[0].drift_bytes = -60 * (int64_t)MiB;
     equal(vgpu_ledger_used(region, 0), 0, "drift never makes it negative");
     vgpu_ledger_denied(&me);
-    equal(me.slot->use[0].denials + region->devices[0].denials, 2, "a denial is counted twice over");
+    equal(me.slot->use[0].denials + region->devices[0].denials, 2,
+          "a denial is counted twice over");
 }
 
 /* HAMi-core 3.8: a process whose name holds "Z)" was taken for a zombie. */

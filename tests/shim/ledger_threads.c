@@ -1,5 +1,5 @@
-/* Races between processes as ThreadSanitizer can see them: one region mapped twice, two slots, eight
- * threads. Sources: shim/ledger.c shim/slot.c. */
+/* Races between processes as ThreadSanitizer can see them: one region mapped twice, two slots,
+ * eight threads. Sources: shim/ledger.c shim/slot.c. */
 #define _GNU_SOURCE
 #include "memory_check.h"
 

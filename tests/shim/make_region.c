@@ -15,9 +15,10 @@ static int show(const char *path) {
     for (uint32_t d = 0; d < VGPU_MAX_DEVICES; d++) {
         const struct vgpu_device *device = &region->devices[d];
         if (device->state == VGPU_DEVICE_EMPTY) continue;
-        printf("device %u state %u limit %llu total %llu peak %llu denials %llu\n", d, device->state,
-               (unsigned long long)device->mem_limit, (unsigned long long)device->total_bytes,
-               (unsigned long long)device->peak_bytes, (unsigned long long)device->denials);
+        printf("device %u state %u limit %llu total %llu peak %llu denials %llu\n", d,
+               device->state, (unsigned long long)device->mem_limit,
+               (unsigned long long)device->total_bytes, (unsigned long long)device->peak_bytes,
+               (unsigned long long)device->denials);
         for (uint32_t s = 0; s < region->header.slots_used; s++)
             if (vgpu_slot_state(region->slots[s].owner))
                 printf("  slot %u pid %u %s charged %lld allocations %llu\n", s,

@@ -21,8 +21,9 @@ static int failures;
 
 static inline void check(bool good, const char *name, uint64_t got, uint64_t wanted) {
     if (good) printf("ok %s\n", name);
-    else printf("not ok %s (got %llu, wanted %llu)\n", name, (unsigned long long)got,
-                (unsigned long long)wanted);
+    else
+        printf("not ok %s (got %llu, wanted %llu)\n", name, (unsigned long long)got,
+               (unsigned long long)wanted);
     fflush(stdout);
     failures += !good;
 }
@@ -46,8 +47,8 @@ static inline void region_fill(struct vgpu_region *region, uint64_t limit) {
 
 /* Shared with children; one device, ready. */
 static inline struct vgpu_region *region_new(uint64_t limit) {
-    struct vgpu_region *region = mmap(NULL, sizeof *region, PROT_READ | PROT_WRITE,
-                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct vgpu_region *region =
+        mmap(NULL, sizeof *region, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (region == MAP_FAILED) abort();
     region_fill(region, limit);
     region->devices[0].mem_limit = limit;
@@ -60,7 +61,8 @@ static inline uint64_t random_next(void) {
     if (!state) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
-        state = ((uint64_t)now.tv_nsec << 20 ^ (uint64_t)getpid() ^ (uint64_t)(uintptr_t)&state) | 1;
+        state =
+            ((uint64_t)now.tv_nsec << 20 ^ (uint64_t)getpid() ^ (uint64_t)(uintptr_t)&state) | 1;
     }
     state ^= state << 13;
     state ^= state >> 7;

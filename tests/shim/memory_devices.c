@@ -35,8 +35,10 @@ static struct vgpu_region *empty_region(void) {
 
 static void claims(void) {
     struct vgpu_region *region = empty_region();
-    struct vgpu_session session = {.region = region, .slot = region->slots, .pid = (uint32_t)getpid()};
-    memset(region->devices[0].uuid, 'b', 16); /* ordinal 1 of this process, filled by the supervisor */
+    struct vgpu_session session = {
+        .region = region, .slot = region->slots, .pid = (uint32_t)getpid()};
+    memset(region->devices[0].uuid, 'b',
+           16); /* ordinal 1 of this process, filled by the supervisor */
     region->devices[0].mem_limit = GiB;
     region->devices[0].state = VGPU_DEVICE_READY;
     equal(vgpu_device_index(&session, 1), 0, "found by UUID, not by ordinal");
@@ -109,8 +111,8 @@ static void interrupted(void) {
 
 static void texts(void) {
     uint8_t uuid[16] = {0};
-    check(vgpu_device_parse_uuid("GPU-00010203-0405-0607-0809-0a0b0C0d0e0F", uuid) && uuid[15] == 15 &&
-              uuid[4] == 4,
+    check(vgpu_device_parse_uuid("GPU-00010203-0405-0607-0809-0a0b0C0d0e0F", uuid) &&
+              uuid[15] == 15 && uuid[4] == 4,
           "GPU UUID text", uuid[15], 15);
     check(vgpu_device_parse_uuid("MIG-00010203-0405-0607-0809-0a0b0c0d0e0f", uuid), "MIG", 0, 0);
     check(!vgpu_device_parse_uuid("MIG-GPU-00010203-0405-0607-0809-0a0b0c0d0e0f/1/0", uuid),

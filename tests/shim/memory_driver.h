@@ -33,6 +33,18 @@ static inline uint64_t charged(const struct vgpu_region *region) {
     return sum;
 }
 
+/* What NVML lists for all processes of the first card that the session shows. */
+static inline uint64_t listed(void) {
+    static nvmlDevice_t card;
+    nvmlProcessInfo_t list[64];
+    unsigned count = 64;
+    uint64_t sum = 0;
+    if (!card && (nvmlInit_v2() || nvmlDeviceGetHandleByIndex_v2(0, &card))) abort();
+    if (nvmlDeviceGetComputeRunningProcesses_v3(card, &count, list)) abort();
+    for (unsigned i = 0; i < count; i++) sum += list[i].usedGpuMemory;
+    return sum;
+}
+
 /* The driver's own function: read off its symbol table, as no dlsym would give it. */
 static inline void *real_function(const char *name) {
     struct link_map *map = dlopen("libcuda.so.1", RTLD_NOW);

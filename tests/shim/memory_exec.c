@@ -17,7 +17,8 @@ static bool take(uint64_t bytes) {
 int main(int argc, char **argv) {
     if (argc > 1) { /* after exec, or a child: takes argv[1] MiB; argv[2]: how it ends */
         if (!take(strtoull(argv[1], NULL, 0) * MiB)) return 7;
-        if (argc > 2 && strcmp(argv[2], "exec") == 0) execl(argv[0], argv[0], argv[1], (char *)NULL);
+        if (argc > 2 && strcmp(argv[2], "exec") == 0)
+            execl(argv[0], argv[0], argv[1], (char *)NULL);
         if (argc > 2 && strcmp(argv[2], "kill") == 0) raise(SIGKILL);
         if (argc > 2 && strcmp(argv[2], "_exit") == 0) _exit(0);
         return 0;

@@ -14,27 +14,64 @@ static CUcontext primary;
 static void *random_paths(void *unused) {
     CUmemAllocationProp properties = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
                                       .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}};
+    static const char image[] = ".version 6.0\n.global .align 4 .b8 x[3000000];\n";
     CUdeviceptr p[8] = {0}, at = 0;
+    CUarray a[8] = {0};
+    CUmodule m[8] = {0};
     CUmemGenericAllocationHandle h[8] = {0};
     CUstream stream;
     size_t pitch;
     (void)unused;
-    if (cuCtxSetCurrent(primary) || cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING)) return NULL;
+    CUresult made = cuCtxSetCurrent(primary);
+    while (!made &&
+           (made = cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING)) == CUDA_ERROR_OUT_OF_MEMORY) {
+        made = CUDA_SUCCESS; /* may not fit at once */
+        usleep(1000);
+    }
+    if (made) _exit(6);
     cuMemAddressReserve(&at, 64 * MiB, 0, 0, 0);
     for (;;) {
         uint64_t k = random_below(8), bytes = random_below(64 * MiB) + 1;
         if (p[k] && random_below(2)) cuMemFree_v2(p[k]);
         else if (p[k]) cuMemFreeAsync(p[k], stream);
         if (h[k]) cuMemRelease(h[k]);
+        if (a[k]) cuArrayDestroy(a[k]);
+        if (m[k]) cuModuleUnload(m[k]);
         p[k] = h[k] = 0;
+        a[k] = NULL;
+        m[k] = NULL;
+        CUDA_ARRAY_DESCRIPTOR shape = {bytes % 2000 + 1, bytes / 2000 % 2000, CU_AD_FORMAT_FLOAT,
+                                       1};
         CUresult rc = CUDA_SUCCESS;
-        switch (random_below(7)) {
-        case 0: rc = cuMemAlloc_v2(&p[k], bytes); break;
-        case 1: rc = cuMemAlloc_v2(&p[k], bytes % MiB + 1); break;
-        case 2: rc = cuMemAllocAsync(&p[k], bytes, stream); break;
-        case 3: rc = cuMemAllocPitch_v2(&p[k], &pitch, bytes % 5000 + 1, 1000, 4); break;
-        case 4: rc = cuMemAllocManaged(&p[k], bytes, CU_MEM_ATTACH_GLOBAL); break;
-        case 5: rc = cuMemCreate(&h[k], (bytes / (2 * MiB) + 1) * 2 * MiB, &properties, 0); break;
+        switch (random_below(10)) {
+        case 0:
+            rc = cuMemAlloc_v2(&p[k], bytes);
+            break;
+        case 1:
+            rc = cuMemAlloc_v2(&p[k], bytes % MiB + 1);
+            break;
+        case 2:
+            rc = cuMemAllocAsync(&p[k], bytes, stream);
+            break;
+        case 3:
+            rc = cuMemAllocPitch_v2(&p[k], &pitch, bytes % 5000 + 1, 1000, 4);
+            break;
+        case 4:
+            rc = cuMemAllocManaged(&p[k], bytes, CU_MEM_ATTACH_GLOBAL);
+            break;
+        case 6:
+            rc = cuArrayCreate_v2(&a[k], &shape);
+            break;
+        case 7:
+            shape.Width = shape.Width % 100 + 1;
+            rc = cuArrayCreate_v2(&a[k], &shape);
+            break;
+        case 8:
+            rc = cuModuleLoadData(&m[k], image);
+            break;
+        case 5:
+            rc = cuMemCreate(&h[k], (bytes / (2 * MiB) + 1) * 2 * MiB, &properties, 0);
+            break;
         default: /* create, map, release, unmap: what llama.cpp does */
             if (cuMemCreate(&h[k], 2 * MiB, &properties, 0)) break;
             if (cuMemMap(at + k * 2 * MiB, 2 * MiB, 0, h[k], 0)) break;
@@ -42,7 +79,7 @@ static void *random_paths(void *unused) {
             cuMemUnmap(at + k * 2 * MiB, 2 * MiB);
             h[k] = 0;
         }
-        if (rc != CUDA_SUCCESS) p[k] = h[k] = 0;
+        if (rc != CUDA_SUCCESS) p[k] = h[k] = 0, a[k] = NULL, m[k] = NULL;
         if (rc != CUDA_SUCCESS && rc != CUDA_ERROR_OUT_OF_MEMORY) _exit(9);
         if (random_below(32) == 0) cuStreamSynchronize(stream);
     }

@@ -18,8 +18,8 @@ static void check(bool good, const char *name, unsigned long got) {
 }
 
 static struct vgpu_region *fresh(void) {
-    struct vgpu_region *region = mmap(NULL, sizeof *region, PROT_READ | PROT_WRITE,
-                                      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    struct vgpu_region *region =
+        mmap(NULL, sizeof *region, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (region == MAP_FAILED) abort();
     return region;
 }
@@ -28,7 +28,9 @@ static struct vgpu_region *fresh(void) {
 static void write_one(struct vgpu_region *region, uint32_t pid, uint64_t number) {
     char api[40];
     snprintf(api, sizeof api, "call%lu", (unsigned long)number);
-    const struct vgpu_event event = {.kind = VGPU_EVENT_MEMORY_DENIED, .device = 3, .api = api,
+    const struct vgpu_event event = {.kind = VGPU_EVENT_MEMORY_DENIED,
+                                     .device = 3,
+                                     .api = api,
                                      .value = {number, number * 3, number ^ pid, ~number, pid}};
     vgpu_ring_publish(region, "/nonexistent/region", pid, "writer", &event);
 }
@@ -82,8 +84,8 @@ static void test_dead_writer(void) {
     region->ring[5].turn = 1;
     region->header.ring_head = VGPU_RING_RECORDS + 5;
     write_one(region, 9, 42);
-    check(region->ring[5].turn == 4 && whole(&region->ring[5]), "a dead writer's record is taken over",
-          region->ring[5].turn);
+    check(region->ring[5].turn == 4 && whole(&region->ring[5]),
+          "a dead writer's record is taken over", region->ring[5].turn);
     /* And one that is held in this very lap is not waited for: counted, not blocked. */
     region->ring[6].turn = 5;
     region->header.ring_head = VGPU_RING_RECORDS + 6;

@@ -1,0 +1,134 @@
+/* Graphs before they are launched: what their nodes cost. The thinking is in graph_memory.c and
+ * overhead.c; the launch itself is in hook_launch.c. */
+#include "graph_memory.h"
+#include "interpose.h"
+#include "local.h"
+#include "overhead.h"
+
+/* --- allocation nodes --- */
+
+VGPU_EXPORT CUresult cuGraphAddMemAllocNode(CUgraphNode *out, CUgraph graph,
+                                            const CUgraphNode *deps, size_t count,
+                                            CUDA_MEM_ALLOC_NODE_PARAMS *params) {
+    vgpu_graph_memory_note();
+    return REAL(cuGraphAddMemAllocNode)(out, graph, deps, count, params);
+}
+
+/* A kernel in a graph needs its local memory like any other; it is charged when the node is made.
+ */
+static CUresult note(const CUgraphNodeParams *params, const char *api) {
+    if (!params) return CUDA_SUCCESS;
+    if (params->type == CU_GRAPH_NODE_TYPE_MEM_ALLOC) vgpu_graph_memory_note();
+    if (params->type != CU_GRAPH_NODE_TYPE_KERNEL) return CUDA_SUCCESS;
+    if (params->kernel.kern) vgpu_local_note_kernel(params->kernel.kern);
+    return vgpu_local_launch(
+        params->kernel.func ? params->kernel.func : (CUfunction)params->kernel.kern, api);
+}
+
+VGPU_EXPORT CUresult cuGraphAddNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,
+                                    size_t count, CUgraphNodeParams *params) {
+    CUresult rc = note(params, "cuGraphAddNode");
+    return rc ? rc : REAL(cuGraphAddNode)(out, graph, deps, count, params);
+}
+
+VGPU_EXPORT CUresult cuGraphAddNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,
+                                       const CUgraphEdgeData *edges, size_t count,
+                                       CUgraphNodeParams *params) {
+    CUresult rc = note(params, "cuGraphAddNode_v2");
+    return rc ? rc : REAL(cuGraphAddNode_v2)(out, graph, deps, edges, count, params);
+}
+
+VGPU_EXPORT CUresult cuGraphAddKernelNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,
+                                          size_t count, const CUDA_KERNEL_NODE_PARAMS_v1 *params) {
+    CUresult rc = params ? vgpu_local_launch(params->func, "cuGraphAddKernelNode") : CUDA_SUCCESS;
+    return rc ? rc : REAL(cuGraphAddKernelNode)(out, graph, deps, count, params);
+}
+
+VGPU_EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph,
+                                             const CUgraphNode *deps, size_t count,
+                                             const CUDA_KERNEL_NODE_PARAMS *params) {
+    const CUgraphNodeParams node = {.type = CU_GRAPH_NODE_TYPE_KERNEL,
+                                    .kernel = params ? *params : (CUDA_KERNEL_NODE_PARAMS){0}};
+    CUresult rc = note(params ? &node : NULL, "cuGraphAddKernelNode_v2");
+    return rc ? rc : REAL(cuGraphAddKernelNode_v2)(out, graph, deps, count, params);
+}
+
+/* --- instantiation --- */
+
+/* INSTANTIATED(call): the driver's answer to `call`, which fills *exec from graph. */
+#define INSTANTIATED(symbol, call)                                                                 \
+    do {                                                                                           \
+        CUresult rc = vgpu_overhead_graph(graph, #symbol);                                         \
+        if (rc == CUDA_SUCCESS) rc = call;                                                         \
+        if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);                     \
+        return rc;                                                                                 \
+    } while (0)
+
+VGPU_EXPORT CUresult cuGraphInstantiate(CUgraphExec *exec, CUgraph graph, CUgraphNode *node,
+                                        char *log, size_t size) {
+    INSTANTIATED(cuGraphInstantiate, REAL(cuGraphInstantiate)(exec, graph, node, log, size));
+}
+
+VGPU_EXPORT CUresult cuGraphInstantiate_v2(CUgraphExec *exec, CUgraph graph, CUgraphNode *node,
+                                           char *log, size_t size) {
+    INSTANTIATED(cuGraphInstantiate_v2, REAL(cuGraphInstantiate_v2)(exec, graph, node, log, size));
+}
+
+VGPU_EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec *exec, CUgraph graph,
+                                                 unsigned long long flags) {
+    INSTANTIATED(cuGraphInstantiateWithFlags,
+                 REAL(cuGraphInstantiateWithFlags)(exec, graph, flags));
+}
+
+/* This one can upload too: the memory is then taken now. */
+#define UPLOADING (UINT64_C(2)) /* CUDA_GRAPH_INSTANTIATE_FLAG_UPLOAD */
+
+static void uploaded(CUgraph graph, const CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
+    CUdevice device;
+    (void)graph;
+    if (params && params->flags & UPLOADING && CALL(cuCtxGetDevice)(&device) == CUDA_SUCCESS)
+        vgpu_graph_memory_refresh(device);
+}
+
+VGPU_EXPORT CUresult cuGraphInstantiateWithParams(CUgraphExec *exec, CUgraph graph,
+                                                  CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
+    CUresult rc = vgpu_overhead_graph(graph, "cuGraphInstantiateWithParams");
+    if (rc == CUDA_SUCCESS) rc = REAL(cuGraphInstantiateWithParams)(exec, graph, params);
+    if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);
+    if (rc == CUDA_SUCCESS) uploaded(graph, params);
+    return rc;
+}
+
+VGPU_EXPORT CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *exec, CUgraph graph,
+                                                       CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
+    CUresult rc = vgpu_overhead_graph(graph, "cuGraphInstantiateWithParams_ptsz");
+    if (rc == CUDA_SUCCESS) rc = REAL(cuGraphInstantiateWithParams_ptsz)(exec, graph, params);
+    if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);
+    if (rc == CUDA_SUCCESS) uploaded(graph, params);
+    return rc;
+}
+
+VGPU_EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec) {
+    vgpu_graph_memory_leave(exec);
+    return REAL(cuGraphExecDestroy)(exec);
+}
+
+/* --- memory --- */
+
+#define UPLOAD(symbol)                                                                             \
+    VGPU_EXPORT CUresult symbol(CUgraphExec exec, CUstream stream) {                               \
+        struct vgpu_graph_growth growth;                                                           \
+        CUresult rc = vgpu_graph_memory_begin(&growth, exec, #symbol);                             \
+        if (rc != CUDA_SUCCESS) return rc;                                                         \
+        rc = REAL(symbol)(exec, stream);                                                           \
+        vgpu_graph_memory_end(&growth);                                                            \
+        return rc;                                                                                 \
+    }
+UPLOAD(cuGraphUpload)
+UPLOAD(cuGraphUpload_ptsz)
+
+VGPU_EXPORT CUresult cuDeviceGraphMemTrim(CUdevice device) {
+    CUresult rc = REAL(cuDeviceGraphMemTrim)(device);
+    if (rc == CUDA_SUCCESS) vgpu_graph_memory_refresh(device);
+    return rc;
+}

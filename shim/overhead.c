@@ -1,0 +1,92 @@
+#include "overhead.h"
+
+#include "atomics.h"
+#include "audit.h"
+#include "blocks.h"
+#include "charge.h"
+#include "interpose.h"
+
+#define FAR_FROM_LIMIT (UINT64_C(1) << 30)
+
+#define PAID(word) ((word) >> 32)
+#define ALIVE(word) ((word)&UINT32_MAX)
+#define WORD(paid, alive) ((paid) << 32 | (alive))
+
+CUresult vgpu_overhead_grow(const struct vgpu_place *place, uint64_t bytes, const char *api) {
+    const struct vgpu_request request = {bytes, bytes, 0, api};
+    CUresult rc = vgpu_charge(place->session, &place->account, &request);
+    if (rc == CUDA_SUCCESS && !vgpu_contexts_grow(place->context, (int64_t)bytes))
+        vgpu_ledger_refund(&place->account, bytes); /* the context has ended meanwhile */
+    return rc;
+}
+
+void vgpu_overhead_shrink(const struct vgpu_place *place, uint64_t bytes) {
+    if (vgpu_contexts_grow(place->context, -(int64_t)bytes))
+        vgpu_ledger_refund(&place->account, bytes);
+}
+
+/* --- streams --- */
+
+CUresult vgpu_overhead_stream(const char *api, CUresult (*make)(const void *how), const void *how) {
+    struct vgpu_place place;
+    CUresult rc = vgpu_context_here(&place, api);
+    struct vgpu_tally *tally = rc || !place.session ? NULL : vgpu_contexts_tally(place.context);
+    if (!tally) return rc ? rc : make(how);
+    uint64_t word = vgpu_load_relaxed(&tally->streams), pays;
+    for (;;) {
+        pays = ALIVE(word) >= PAID(word);
+        if (pays && (rc = vgpu_overhead_grow(&place, VGPU_STREAM_BYTES, api))) return rc;
+        if (vgpu_cas_acq_rel(&tally->streams, &word, WORD(PAID(word) + pays, ALIVE(word) + 1)))
+            break;
+        if (pays) vgpu_overhead_shrink(&place, VGPU_STREAM_BYTES);
+    }
+    rc = make(how);
+    if (rc == CUDA_SUCCESS) return rc;
+    word = vgpu_load_relaxed(&tally->streams);
+    while (!vgpu_cas_acq_rel(&tally->streams, &word, WORD(PAID(word) - pays, ALIVE(word) - 1))) {
+    }
+    if (pays) vgpu_overhead_shrink(&place, VGPU_STREAM_BYTES);
+    return rc;
+}
+
+void vgpu_overhead_stream_ends(CUstream stream) {
+    CUcontext context;
+    if ((uintptr_t)stream <= 2 || !vgpu_session_get() ||
+        CALL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS)
+        return;
+    struct vgpu_tally *tally = vgpu_contexts_tally(context);
+    uint64_t word = tally ? vgpu_load_relaxed(&tally->streams) : 0;
+    while (ALIVE(word) &&
+           !vgpu_cas_acq_rel(&tally->streams, &word, WORD(PAID(word), ALIVE(word) - 1))) {
+    }
+}
+
+/* --- graphs --- */
+
+static uint64_t blocks_of(uint64_t bytes) { return bytes / VGPU_BLOCK_BYTES * VGPU_BLOCK_BYTES; }
+
+CUresult vgpu_overhead_graph(CUgraph graph, const char *api) {
+    struct vgpu_place place;
+    size_t nodes = 0;
+    CUresult rc = vgpu_context_here(&place, api);
+    struct vgpu_tally *tally = rc || !place.session ? NULL : vgpu_contexts_tally(place.context);
+    if (!tally || CALL(cuGraphGetNodes)(graph, NULL, &nodes) != CUDA_SUCCESS || !nodes) return rc;
+    uint64_t before = vgpu_load_relaxed(&tally->graphs), after, bytes;
+    for (;;) {
+        after = before + nodes * VGPU_NODE_BYTES;
+        bytes = blocks_of(after) - blocks_of(before);
+        if (bytes && (rc = vgpu_overhead_grow(&place, bytes, api))) return rc;
+        if (vgpu_cas_acq_rel(&tally->graphs, &before, after)) return rc;
+        if (bytes) vgpu_overhead_shrink(&place, bytes);
+    }
+}
+
+/* --- what nothing names --- */
+
+bool vgpu_overhead_fits(const struct vgpu_place *place) {
+    const struct vgpu_region *region = place->session->region;
+    if (vgpu_ledger_left(region, place->account.device) > FAR_FROM_LIMIT) return true;
+    vgpu_audit_refresh(place->session, 0);
+    return vgpu_ledger_used(region, place->account.device) <=
+           vgpu_ledger_limit(region, place->account.device);
+}

@@ -1,0 +1,32 @@
+/* What a context takes although no call names bytes: streams, the nodes of instantiated graphs, and
+ * (local.h) local memory. It belongs to the context and goes with it. Sizes: measured on an H200;
+ * what they miss is NVML's difference, which the supervisor adds. */
+#ifndef VGPU_OVERHEAD_H
+#define VGPU_OVERHEAD_H
+
+#include "context.h"
+#include "cuda_abi.h"
+
+#define VGPU_STREAM_BYTES (UINT64_C(560) << 10) /* 256 streams took 140 MiB */
+#define VGPU_NODE_BYTES UINT64_C(2307)          /* 20,000 kernel nodes took 44 MiB */
+
+/* Charges bytes to the place's context; CUDA_ERROR_OUT_OF_MEMORY if they do not fit. */
+CUresult vgpu_overhead_grow(const struct vgpu_place *place, uint64_t bytes, const char *api);
+void vgpu_overhead_shrink(const struct vgpu_place *place, uint64_t bytes);
+
+/* Makes a stream by make(how). A destroyed stream's memory stays with the context, which uses it
+ * for the next one. */
+CUresult vgpu_overhead_stream(const char *api, CUresult (*make)(const void *how), const void *how);
+
+/* To be called before a stream is destroyed. */
+void vgpu_overhead_stream_ends(CUstream stream);
+
+/* Charges the nodes of a graph that is about to be instantiated. Never given back before the
+ * context ends, as measured. */
+CUresult vgpu_overhead_graph(CUgraph graph, const char *api);
+
+/* After a call that may have taken memory which nothing names (code, a device heap): near the limit
+ * the supervisor looks before we go on. False if the session is past its limit then. */
+bool vgpu_overhead_fits(const struct vgpu_place *place);
+
+#endif
