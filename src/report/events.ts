@@ -63,6 +63,11 @@ function describe({ kind, values }: Event): string {
       const context = values["context_bytes"] ? ` for a context of ${bytes("context_bytes")}` : "";
       return `asked ${bytes("asked_bytes")}${context}, used ${bytes("used_bytes")} of ${bytes("limit_bytes")}`;
     }
+    case "memory.pressure": {
+      const level = values["level"] ? `above ${values["level"]} %` : "below 65 %";
+      const soft = values["above_soft"] ? `, above the soft limit of ${bytes("soft_bytes")}` : "";
+      return `${level}${soft}: used ${bytes("used_bytes")} of ${bytes("limit_bytes")}`;
+    }
     case "memory.drift":
       return `ledger ${bytes("ledger_bytes")}, NVML ${bytes("nvml_bytes")}`;
     case "compute.throttled": {
