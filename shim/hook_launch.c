@@ -3,6 +3,7 @@
 #include "graph_memory.h"
 #include "interpose.h"
 #include "local.h"
+#include "overhead.h"
 #include "pace.h"
 #include "pools.h"
 
@@ -127,10 +128,12 @@ VGPU_EXPORT CUresult cuEventSynchronize(CUevent event) {
 
 VGPU_EXPORT CUresult cuStreamDestroy(CUstream stream) {
     vgpu_pace_forget_stream(stream);
+    vgpu_overhead_stream_ends(stream);
     return REAL(cuStreamDestroy)(stream);
 }
 
 VGPU_EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
     vgpu_pace_forget_stream(stream);
+    vgpu_overhead_stream_ends(stream);
     return REAL(cuStreamDestroy_v2)(stream);
 }
