@@ -1,4 +1,5 @@
 /* Plain allocations: reserve, call, then enter or refund. No lock is held across a driver call. */
+#include "atomics.h"
 #include "blocks.h"
 #include "charge.h"
 #include "context.h"
@@ -119,6 +120,10 @@ VGPU_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *out, size_t bytes, unsigned 
         if (rc != CUDA_SUCCESS) return rc;
     }
     rc = REAL(cuMemAllocManaged)(out, bytes, flags);
+    if (rc == CUDA_SUCCESS && plain.place.session) {
+        const struct vgpu_account *account = &plain.place.account;
+        vgpu_add_relaxed(&account->slot->use[account->device].managed_bytes, (uint64_t)bytes);
+    }
     return end(&plain, rc, out ? *out : 0);
 }
 

@@ -106,7 +106,8 @@
     X(u64, gate_seen_ns)    /* last sign of life of its watcher while draining */                  \
     X(u64, gate_wants_ns)   /* since when it waits for a slice, 0 = it does not */                 \
     X(u64, velocity)        /* by the supervisor, as the device's */                               \
-    A(u64, use_pad, 2)
+    X(u64, managed_bytes)   /* ever charged for managed memory, which NVML need not list */        \
+    A(u64, use_pad, 1)
 
 /* 128 bytes, written as 16 words. What the five values mean depends on the kind: see events.def. */
 #define VGPU_RECORD_FIELDS(X, A)                                                                   \

@@ -85,7 +85,9 @@ export class Audit {
     const now = census.readUse(member.slot, device.index);
     const key = keyOf(member, device);
     const last = this.#sights.get(key);
-    const drift = nvmlBytes - now.chargedBytes;
+    // Managed memory is charged in full and need not lie on the card: less in NVML means nothing then.
+    const lacking = nvmlBytes - now.chargedBytes;
+    const drift = now.managedBytes > 0 ? Math.max(0, lacking) : lacking;
     const { chargedBytes, allocations } = now;
     const isSame =
       last?.chargedBytes === chargedBytes &&

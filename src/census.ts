@@ -18,6 +18,8 @@ export interface Member {
 export interface Use {
   device: number;
   chargedBytes: number;
+  /** Ever charged for managed memory, which NVML lists only as far as it lies on the card. */
+  managedBytes: number;
   driftBytes: number;
   /** What the process's own charge was at most. */
   peakBytes: number;
@@ -205,6 +207,7 @@ export class Census {
     return {
       device,
       chargedBytes: number(use.charged_bytes),
+      managedBytes: number(use.managed_bytes),
       driftBytes: Number(BigInt.asIntN(64, this.#region.load64(at + use.drift_bytes))),
       peakBytes: number(use.peak_bytes),
       allocations: number(use.allocations),

@@ -88,7 +88,8 @@ export const use = {
   gate_seen_ns: 88,
   gate_wants_ns: 96,
   velocity: 104,
-  use_pad: 112,
+  managed_bytes: 112,
+  use_pad: 120,
 } as const;
 
 /** Byte offsets in `struct vgpu_slot`. */

@@ -89,6 +89,21 @@ test("what stays lower for seconds is believed", async () => {
   expect(drift(region)).toBe(-10 * MIB);
 });
 
+test("managed memory stays charged although NVML need not list it; growth beyond is still seen", async () => {
+  using work = folder();
+  const { region, uses, look } = session(work.path);
+  join(region, process.pid, 600 * MIB);
+  region.store64(useOffset(0, 0) + use.managed_bytes, BigInt(500 * MIB));
+  uses.push({ pid: process.pid, bytes: 100 * MIB });
+  look();
+  await Bun.sleep(3100);
+  look();
+  expect(drift(region)).toBe(0);
+  uses[0]!.bytes = 640 * MIB;
+  look();
+  expect(drift(region)).toBe(40 * MIB);
+});
+
 test("a dead process keeps its slot while NVML lists it", async () => {
   using work = folder();
   const { region, uses, census, look } = session(work.path);
