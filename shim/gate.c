@@ -32,7 +32,8 @@ static uint32_t share_of(struct vgpu_gate gate) {
     return ppm == 0 ? 1 : ppm < VGPU_WHOLE_GPU ? ppm : VGPU_WHOLE_GPU;
 }
 
-uint64_t vgpu_gate_slice_ns(uint32_t share_ppm, uint64_t period_ns) {
+/* Length of a slice that starts on schedule. */
+static uint64_t slice_ns(uint32_t share_ppm, uint64_t period_ns) {
     return later(period_ns * share_ppm / VGPU_WHOLE_GPU, VGPU_GATE_SLICE_MIN_NS);
 }
 
@@ -41,8 +42,7 @@ uint64_t vgpu_gate_slice_ns(uint32_t share_ppm, uint64_t period_ns) {
 static uint64_t end_of(uint64_t open_ns, uint64_t base_ns, uint32_t ppm, uint64_t period_ns) {
     uint64_t catch_up = VGPU_GATE_SLICE_MAX_NS;
     if (ppm < VGPU_WHOLE_GPU) catch_up = minus(open_ns, base_ns) * ppm / (VGPU_WHOLE_GPU - ppm);
-    return open_ns +
-           later(vgpu_gate_slice_ns(ppm, period_ns), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
+    return open_ns + later(slice_ns(ppm, period_ns), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
 }
 
 static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slice *slice) {

@@ -74,7 +74,4 @@ bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns)
 /* Books work that ran outside any slice of ours (we were robbed). */
 void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns);
 
-/* Length of a slice that starts on schedule, ns. */
-uint64_t vgpu_gate_slice_ns(uint32_t share_ppm, uint64_t period_ns);
-
 #endif

@@ -90,23 +90,17 @@ static void uploaded(CUgraph graph, const CUDA_GRAPH_INSTANTIATE_PARAMS *params)
         vgpu_graph_memory_refresh(device);
 }
 
-VGPU_EXPORT CUresult cuGraphInstantiateWithParams(CUgraphExec *exec, CUgraph graph,
-                                                  CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
-    CUresult rc = vgpu_overhead_graph(graph, "cuGraphInstantiateWithParams");
-    if (rc == CUDA_SUCCESS) rc = REAL(cuGraphInstantiateWithParams)(exec, graph, params);
-    if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);
-    if (rc == CUDA_SUCCESS) uploaded(graph, params);
-    return rc;
-}
-
-VGPU_EXPORT CUresult cuGraphInstantiateWithParams_ptsz(CUgraphExec *exec, CUgraph graph,
-                                                       CUDA_GRAPH_INSTANTIATE_PARAMS *params) {
-    CUresult rc = vgpu_overhead_graph(graph, "cuGraphInstantiateWithParams_ptsz");
-    if (rc == CUDA_SUCCESS) rc = REAL(cuGraphInstantiateWithParams_ptsz)(exec, graph, params);
-    if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);
-    if (rc == CUDA_SUCCESS) uploaded(graph, params);
-    return rc;
-}
+#define INSTANTIATE_WITH_PARAMS(symbol)                                                            \
+    VGPU_EXPORT CUresult symbol(CUgraphExec *exec, CUgraph graph,                                  \
+                                CUDA_GRAPH_INSTANTIATE_PARAMS *params) {                           \
+        CUresult rc = vgpu_overhead_graph(graph, #symbol);                                         \
+        if (rc == CUDA_SUCCESS) rc = REAL(symbol)(exec, graph, params);                            \
+        if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);                     \
+        if (rc == CUDA_SUCCESS) uploaded(graph, params);                                           \
+        return rc;                                                                                 \
+    }
+INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams)
+INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams_ptsz)
 
 VGPU_EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec) {
     vgpu_graph_memory_leave(exec);

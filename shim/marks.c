@@ -216,8 +216,6 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     pthread_mutex_unlock(track->lock);
     timed = timed || trial || group_start;
     CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
-    /* What was submitted before the record is covered; what other threads add meanwhile may not be.
-     */
     if (event && !record(track, event)) {
         event_put(track->clock, timed, event);
         event = NULL;

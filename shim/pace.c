@@ -203,6 +203,12 @@ static void look_after_pause(struct vgpu_pace *pace, uint64_t now) {
     pthread_mutex_unlock(&pace->lock);
 }
 
+static void update_flight(struct vgpu_pace *pace) {
+    pthread_mutex_lock(&pace->lock);
+    vgpu_slice_flight(pace, vgpu_now_ns());
+    pthread_mutex_unlock(&pace->lock);
+}
+
 static void note_wait(struct vgpu_pace *pace, uint64_t waited_ns) {
     vgpu_add_relaxed(&pace->use->throttled_ns, waited_ns);
     vgpu_add_relaxed(&pace->use->waits, UINT64_C(1));
@@ -243,9 +249,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         } else {
             vgpu_wait_until(until);
             vgpu_slice_look(pace, false);
-            pthread_mutex_lock(&pace->lock);
-            vgpu_slice_flight(pace, vgpu_now_ns());
-            pthread_mutex_unlock(&pace->lock);
+            update_flight(pace);
         }
     }
 }
@@ -292,9 +296,7 @@ void vgpu_pace_leave(struct vgpu_passage *passage) {
     } else if (passage->mark) {
         vgpu_track_mark(track, false, NULL, NULL);
         vgpu_track_poll(track);
-        pthread_mutex_lock(&pace->lock);
-        vgpu_slice_flight(pace, vgpu_now_ns());
-        pthread_mutex_unlock(&pace->lock);
+        update_flight(pace);
     }
     vgpu_add_seq_cst(&pace->returned, 1U);
 }
