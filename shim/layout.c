@@ -25,6 +25,14 @@ static void print_constants(void) {
            VGPU_DEVICE_EMPTY, VGPU_DEVICE_CLAIMING, VGPU_DEVICE_READY);
     printf("export const SLOT = { FREE: %d, CLAIMING: %d, LIVE: %d, DYING: %d } as const;\n",
            VGPU_SLOT_FREE, VGPU_SLOT_CLAIMING, VGPU_SLOT_LIVE, VGPU_SLOT_DYING);
+    printf("export const THROTTLE = { ADAPTIVE: %d, COOPERATIVE: %d, STRICT: %d } as const;\n",
+           VGPU_THROTTLE_ADAPTIVE, VGPU_THROTTLE_COOPERATIVE, VGPU_THROTTLE_STRICT);
+    printf("export const CLASS = { DEFAULT: %d, ATTENTION: %d, FFN: %d, COPY: %d } as const;\n",
+           VGPU_CLASS_DEFAULT, VGPU_CLASS_ATTENTION, VGPU_CLASS_FFN, VGPU_CLASS_COPY);
+    printf("export const COPY = { H2D: %d, D2H: %d, D2D: %d } as const;\n", VGPU_COPY_H2D,
+           VGPU_COPY_D2H, VGPU_COPY_D2D);
+    printf("export const GANG = { AUTO: %d, ON: %d, OFF: %d } as const;\n", VGPU_GANG_AUTO,
+           VGPU_GANG_ON, VGPU_GANG_OFF);
 }
 
 /* One object of byte offsets from the start of the struct, with its size under `bytes`. */

@@ -21,7 +21,7 @@
 #include <stdint.h>
 
 #define VGPU_MAGIC UINT64_C(0x6e6f697567707631) /* "1vpguion" on disk */
-#define VGPU_LAYOUT_VERSION 1U
+#define VGPU_LAYOUT_VERSION 2U
 #define VGPU_MAX_DEVICES 16
 #define VGPU_MAX_SLOTS 512
 #define VGPU_RING_RECORDS 2048
@@ -50,7 +50,16 @@
     X(u32, audit_wanted)          /* raised by a shim that wants drift_bytes to be fresh */        \
     X(u32, audit_done) /* the audit_wanted that the last audit had seen before it looked */        \
     X(u64, default_soft_bytes) /* for a device that no one named; 0 = none */                      \
-    A(u64, header_pad, 2)                                                                          \
+    X(u32, throttle)           /* VGPU_THROTTLE_*: when turns are taken with other sessions */     \
+    X(u32, weight_ppm) /* in the order of turns; 1,000,000 = normal priority; 0 counts as that */  \
+    X(u32, quantum_us) /* length of a turn while others wait; 0 = 20 ms, 4 ms under MPS */         \
+    X(u32, dampening_ppm)       /* part of the measured GPU time that is charged; 0 = all of it */ \
+    A(u32, class_weight_ppm, 4) /* by VGPU_CLASS_*: the same for that class of streams; 0 = all */ \
+    A(u64, copy_bytes_per_s, 3) /* by VGPU_COPY_*: the copy buckets' rates; 0 = no limit */        \
+    X(u32, default_burst_ppm)   /* for a device that no one named; 0 = no burst */                 \
+    X(u32, gang)                /* VGPU_GANG_*: whether the session's GPUs share one schedule */   \
+    A(char, board_dir, 160)     /* where the boards lie; NUL-terminated; empty = no board */       \
+    A(u64, header_pad, 6)                                                                          \
     X(u64, ring_head) /* records claimed so far; own cache line with ring_lost */                  \
     X(u64, ring_lost)                                                                              \
     X(u64, unknown_calls) /* allocation entry points the hook table does not know */               \
@@ -73,7 +82,7 @@
     X(u32, pressure_changes)    /* raised after every change of pressure */                        \
     X(u64, velocity)            /* by the supervisor: growth in bytes/s, moving average */         \
     X(u32, pressure_crossed)    /* 1: a shim saw a use above pressure_next_bytes (soft.h) */       \
-    X(u32, device_spare)                                                                           \
+    X(u32, burst_ppm)           /* ceiling while nobody else wants the GPU; 0 = the share */       \
     A(u64, device_pad, 1)                                                                          \
     X(u64, gate_word) /* see gate.h */                                                             \
     A(u64, gate_base, 2)                                                                           \
@@ -120,6 +129,11 @@
     A(char, api, 40) /* entry point, NUL-terminated */                                             \
     A(u64, value, 5)                                                                               \
     A(char, name, 16) /* process name */
+
+enum { VGPU_THROTTLE_ADAPTIVE, VGPU_THROTTLE_COOPERATIVE, VGPU_THROTTLE_STRICT };
+enum { VGPU_CLASS_DEFAULT, VGPU_CLASS_ATTENTION, VGPU_CLASS_FFN, VGPU_CLASS_COPY };
+enum { VGPU_COPY_H2D, VGPU_COPY_D2H, VGPU_COPY_D2D };
+enum { VGPU_GANG_AUTO, VGPU_GANG_ON, VGPU_GANG_OFF };
 
 #define VGPU_PRESSURE_SOFT 0x100U /* in device.pressure: use is above soft_bytes */
 
@@ -177,7 +191,7 @@ struct vgpu_region {
 #undef VGPU_SCALAR
 #undef VGPU_ARRAY
 
-_Static_assert(sizeof(struct vgpu_header) == 192, "header: whole cache lines");
+_Static_assert(sizeof(struct vgpu_header) == 448, "header: whole cache lines");
 _Static_assert(offsetof(struct vgpu_header, ring_head) % 64 == 0, "ring words on their own line");
 _Static_assert(sizeof(struct vgpu_device) == 192, "device: whole cache lines");
 _Static_assert(offsetof(struct vgpu_device, gate_word) % 64 == 0, "gate words on their own line");

@@ -1,7 +1,7 @@
 // Written by shim/layout.c from shim/region.h; never edited.
 
 export const MAGIC = 0x6e6f697567707631n;
-export const LAYOUT_VERSION = 1;
+export const LAYOUT_VERSION = 2;
 export const MAX_DEVICES = 16;
 export const MAX_SLOTS = 512;
 export const RING_RECORDS = 2048;
@@ -12,10 +12,14 @@ export const NO_DEVICE = 0xffffffff;
 
 export const DEVICE = { EMPTY: 0, CLAIMING: 1, READY: 2 } as const;
 export const SLOT = { FREE: 0, CLAIMING: 1, LIVE: 2, DYING: 3 } as const;
+export const THROTTLE = { ADAPTIVE: 0, COOPERATIVE: 1, STRICT: 2 } as const;
+export const CLASS = { DEFAULT: 0, ATTENTION: 1, FFN: 2, COPY: 3 } as const;
+export const COPY = { H2D: 0, D2H: 1, D2D: 2 } as const;
+export const GANG = { AUTO: 0, ON: 1, OFF: 2 } as const;
 
 /** Byte offsets in `struct vgpu_header`. */
 export const header = {
-  bytes: 192,
+  bytes: 448,
   magic: 0,
   layout_version: 8,
   region_bytes: 12,
@@ -34,11 +38,20 @@ export const header = {
   audit_wanted: 96,
   audit_done: 100,
   default_soft_bytes: 104,
-  header_pad: 112,
-  ring_head: 128,
-  ring_lost: 136,
-  unknown_calls: 144,
-  ring_pad: 152,
+  throttle: 112,
+  weight_ppm: 116,
+  quantum_us: 120,
+  dampening_ppm: 124,
+  class_weight_ppm: 128,
+  copy_bytes_per_s: 144,
+  default_burst_ppm: 168,
+  gang: 172,
+  board_dir: 176,
+  header_pad: 336,
+  ring_head: 384,
+  ring_lost: 392,
+  unknown_calls: 400,
+  ring_pad: 408,
 } as const;
 
 /** Byte offsets in `struct vgpu_device`. */
@@ -60,7 +73,7 @@ export const device = {
   pressure_changes: 100,
   velocity: 104,
   pressure_crossed: 112,
-  device_spare: 116,
+  burst_ppm: 116,
   device_pad: 120,
   gate_word: 128,
   gate_base: 136,
@@ -119,11 +132,11 @@ export const record = {
 
 /** Byte offsets in `struct vgpu_region`. */
 export const region = {
-  bytes: 1346752,
+  bytes: 1347008,
   header: 0,
-  devices: 192,
-  slots: 3264,
-  ring: 1084608,
+  devices: 448,
+  slots: 3520,
+  ring: 1084864,
 } as const;
 
 /** What the shim reports; `values` names the words of a record in order. */
