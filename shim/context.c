@@ -13,6 +13,7 @@
 #include "modules.h"
 #include "packs.h"
 #include "pace.h"
+#include "seat.h"
 
 #define ORDINALS 64
 
@@ -70,6 +71,8 @@ static void enter(const struct vgpu_place *place, CUcontext context, uint64_t ch
                                  .ordinal = place->ordinal,
                                  .charge = charge};
     if (!vgpu_contexts_put(&entry)) vgpu_ledger_refund(&place->account, charge);
+    struct vgpu_place_on_board seat;
+    vgpu_seat_take(place->session, place->account.device, &seat);
 }
 
 /* Refunds what ended with the context: itself and its plain allocations. Virtual memory and pools

@@ -1,16 +1,16 @@
-/* Writes src/layout.gen.ts from the field lists of region.h:
+/* Writes src/layout.gen.ts from the field lists of region.h and board.h:
  *     cc -std=gnu11 shim/layout.c -o layout && ./layout > src/layout.gen.ts
  * Offsets and sizes are the compiler's own, so TypeScript can never disagree with C. */
 #include <inttypes.h>
 #include <stdio.h>
 
-#include "region.h"
+#include "board.h"
 
 #define SCALAR(type, name) printf("  " #name ": %zu,\n", offsetof(struct STRUCT, name));
 #define ARRAY(type, name, count) SCALAR(type, name)
 
 static void print_constants(void) {
-    puts("// Written by shim/layout.c from shim/region.h; never edited.");
+    puts("// Written by shim/layout.c from shim/region.h and shim/board.h; never edited.");
     printf("\nexport const MAGIC = 0x%" PRIx64 "n;\n", (uint64_t)VGPU_MAGIC);
     printf("export const LAYOUT_VERSION = %u;\n", VGPU_LAYOUT_VERSION);
     printf("export const MAX_DEVICES = %d;\n", VGPU_MAX_DEVICES);
@@ -31,6 +31,11 @@ static void print_constants(void) {
            VGPU_CLASS_DEFAULT, VGPU_CLASS_ATTENTION, VGPU_CLASS_FFN, VGPU_CLASS_COPY);
     printf("export const COPY = { H2D: %d, D2H: %d, D2D: %d } as const;\n", VGPU_COPY_H2D,
            VGPU_COPY_D2H, VGPU_COPY_D2D);
+    printf("export const BOARD_MAGIC = 0x%" PRIx64 "n;\n", (uint64_t)VGPU_BOARD_MAGIC);
+    printf("export const BOARD_VERSION = %u;\n", VGPU_BOARD_VERSION);
+    printf("export const MAX_SEATS = %d;\n", VGPU_MAX_SEATS);
+    printf("export const BOARD_MODE = { UNSET: %d, TIME: %d, SPATIAL: %d } as const;\n",
+           VGPU_BOARD_UNSET, VGPU_BOARD_TIME, VGPU_BOARD_SPATIAL);
     printf("export const GANG = { AUTO: %d, ON: %d, OFF: %d } as const;\n", VGPU_GANG_AUTO,
            VGPU_GANG_ON, VGPU_GANG_OFF);
 }
@@ -78,6 +83,31 @@ static void print_structs(void) {
 #undef STRUCT
 }
 
+static void print_board(void) {
+#define STRUCT vgpu_board_header
+    open_struct("board_header", sizeof(struct STRUCT));
+    VGPU_BOARD_FIELDS(SCALAR, ARRAY)
+    puts("} as const;");
+#undef STRUCT
+#define STRUCT vgpu_turn
+    open_struct("turn", sizeof(struct STRUCT));
+    VGPU_TURN_FIELDS(SCALAR, ARRAY)
+    puts("} as const;");
+#undef STRUCT
+#define STRUCT vgpu_seat
+    open_struct("seat", sizeof(struct STRUCT));
+    VGPU_SEAT_FIELDS(SCALAR, ARRAY)
+    puts("} as const;");
+#undef STRUCT
+#define STRUCT vgpu_board
+    open_struct("board", sizeof(struct STRUCT));
+    printf("  header: %zu,\n", offsetof(struct STRUCT, header));
+    printf("  turn: %zu,\n", offsetof(struct STRUCT, turn));
+    printf("  seats: %zu,\n", offsetof(struct STRUCT, seats));
+    puts("} as const;");
+#undef STRUCT
+}
+
 /* Trailing unused values are dropped, so that a name's index is its place in the record. */
 static void print_event(unsigned kind, const char *name, const char *const values[5]) {
     int count = 5;
@@ -100,6 +130,7 @@ static void print_events(void) {
 int main(void) {
     print_constants();
     print_structs();
+    print_board();
     print_events();
     return 0;
 }

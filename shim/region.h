@@ -89,7 +89,7 @@
     X(u32, gate_bell)    /* futex: bumped when a slice closes or a closer waits */                 \
     X(u32, gate_closing) /* epoch into which nothing more is submitted */                          \
     X(u32, gate_wanted)  /* epoch for whose end another process waits */                           \
-    X(u32, gate_spare)                                                                             \
+    X(u32, board_seat)   /* the session's seat on this GPU's board, + 1; 0 = none yet */           \
     A(u64, gate_pad, 3)
 
 #define VGPU_SLOT_FIELDS(X, A)                                                                     \

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +53,8 @@ static int open_locked(const char *path) {
         close(fd);
         fd = high;
     }
-    flock(fd, LOCK_SH | LOCK_NB);
+    /* Who looks whether the session lives holds the lock for a moment. */
+    for (int i = 0; i < 100 && flock(fd, LOCK_SH | LOCK_NB) != 0; i++) sched_yield();
     return fd;
 }
 

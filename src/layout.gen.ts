@@ -1,4 +1,4 @@
-// Written by shim/layout.c from shim/region.h; never edited.
+// Written by shim/layout.c from shim/region.h and shim/board.h; never edited.
 
 export const MAGIC = 0x6e6f697567707631n;
 export const LAYOUT_VERSION = 2;
@@ -15,6 +15,10 @@ export const SLOT = { FREE: 0, CLAIMING: 1, LIVE: 2, DYING: 3 } as const;
 export const THROTTLE = { ADAPTIVE: 0, COOPERATIVE: 1, STRICT: 2 } as const;
 export const CLASS = { DEFAULT: 0, ATTENTION: 1, FFN: 2, COPY: 3 } as const;
 export const COPY = { H2D: 0, D2H: 1, D2D: 2 } as const;
+export const BOARD_MAGIC = 0x6472616f62706776n;
+export const BOARD_VERSION = 1;
+export const MAX_SEATS = 64;
+export const BOARD_MODE = { UNSET: 0, TIME: 1, SPATIAL: 2 } as const;
 export const GANG = { AUTO: 0, ON: 1, OFF: 2 } as const;
 
 /** Byte offsets in `struct vgpu_header`. */
@@ -80,7 +84,7 @@ export const device = {
   gate_bell: 152,
   gate_closing: 156,
   gate_wanted: 160,
-  gate_spare: 164,
+  board_seat: 164,
   gate_pad: 168,
 } as const;
 
@@ -137,6 +141,76 @@ export const region = {
   devices: 448,
   slots: 3520,
   ring: 1084864,
+} as const;
+
+/** Byte offsets in `struct vgpu_board_header`. */
+export const board_header = {
+  bytes: 256,
+  magic: 0,
+  board_version: 8,
+  board_bytes: 12,
+  uuid: 16,
+  start_mono_ns: 32,
+  changes: 40,
+  mode: 44,
+  sm_count: 48,
+  group_sms: 52,
+  groups_total: 56,
+  seats_used: 60,
+  board_spare: 64,
+} as const;
+
+/** Byte offsets in `struct vgpu_turn`. */
+export const turn = {
+  bytes: 64,
+  turn_word: 0,
+  turn_wanted: 8,
+  turn_v: 16,
+  turn_bell: 24,
+  turn_cut: 28,
+  turn_overlap_ns: 32,
+  turn_overlap_end_ns: 40,
+  turn_overlap_seat: 48,
+  turn_pad: 56,
+} as const;
+
+/** Byte offsets in `struct vgpu_seat`. */
+export const seat = {
+  bytes: 576,
+  owner: 0,
+  session: 8,
+  region: 24,
+  supervisor_start: 280,
+  supervisor_pid: 288,
+  device: 292,
+  share_ppm: 296,
+  burst_ppm: 300,
+  weight_ppm: 304,
+  throttle: 308,
+  mem_promise: 312,
+  group_count: 320,
+  group_spare: 324,
+  groups: 328,
+  seat_spare: 360,
+  turn_v: 448,
+  wants_ns: 456,
+  active_ns: 464,
+  holder: 472,
+  holder_start: 480,
+  seen_ns: 488,
+  turns: 496,
+  stolen: 504,
+  waited_ns: 512,
+  bursting: 520,
+  seat_pad: 528,
+} as const;
+
+/** Byte offsets in `struct vgpu_board`. */
+export const board = {
+  bytes: 37184,
+  header: 0,
+  turn: 256,
+  seats: 320,
 } as const;
 
 /** What the shim reports; `values` names the words of a record in order. */

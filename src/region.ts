@@ -34,6 +34,8 @@ export interface RegionContent {
   }[];
   /** Whether the supervisor will reconcile with NVML. */
   audit: boolean;
+  /** Where the boards lie (board.ts); the region's own directory if it is not given. */
+  boardDirectory?: string;
 }
 
 /** A session's shared file, mapped: words by their byte offset (see layout.gen.ts). Everything shared is read atomically. */
@@ -140,7 +142,7 @@ export function createRegion(directory: string, content: RegionContent): OwnRegi
   }
   tryLock(fd, "shared");
   const region = new Region(unfinished);
-  fill(region, session, content);
+  fill(region, session, { boardDirectory: directory, ...content });
   if (!rename(unfinished, path)) throw explain(path, lastError());
   const named = Object.assign(region, { path });
   makeFifo(named.bell);
@@ -173,6 +175,7 @@ function fill(region: Region, session: string, content: RegionContent): void {
   region.store32(header.default_share_ppm, content.sharePpm);
   region.store32(header.audit, content.audit ? 1 : 0);
   region.store64(header.default_context_bytes, BigInt(content.contextBytes));
+  region.copy(header.board_dir, Buffer.from(content.boardDirectory ?? ""));
   content.devices.forEach((device, index) => {
     const at = deviceOffset(index);
     region.copy(at + layout.device.uuid, uuidBytes(device.uuid));

@@ -1,3 +1,4 @@
+import { findBoardDirectory } from "./board.ts";
 import { type ContextCosts, needsCards, resolveContent, visibleDevices } from "./devices.ts";
 import { hasDriver } from "./driver.ts";
 import { quote, VgpuError } from "./errors.ts";
@@ -62,7 +63,8 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const { content, changes } = await prepare(plan, shim, simulation, isDriven, nvml);
   if (hasMemoryLimit(plan) && isDriven)
     await checkAdmission(directory, plan, content, changes, nvml);
-  await using own = new Owned(createRegion(directory, content));
+  const boardDirectory = findBoardDirectory(simulation) ?? directory;
+  await using own = new Owned(createRegion(directory, { ...content, boardDirectory }));
   const { region, session } = own;
   changes.set = { ...changes.set, VGPU_REGION: region.path };
   changes.suffix = { LD_PRELOAD: shim.library };

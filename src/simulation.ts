@@ -1,4 +1,5 @@
 import { setForLibraries } from "./environment.ts";
+import { userId } from "./libc.ts";
 import type { Source } from "./lister.ts";
 import type { Nvml } from "./nvml.ts";
 
@@ -11,6 +12,8 @@ export interface Simulation {
   probe: Record<string, string>;
   /** Keeps what is learnt about it apart from real cards. */
   domain: string;
+  /** Where its cards' state lies: one machine of simulated cards, all with the same UUIDs. */
+  directory: string;
   /** Its NVML, for the thread that watches it. */
   nvml: Source;
   openNvml(open: typeof Nvml.open): Nvml | null;
@@ -28,6 +31,7 @@ export async function findSimulation(card: string): Promise<Simulation> {
     prefix: { LD_LIBRARY_PATH: directory },
     probe: { LD_LIBRARY_PATH: rest ? `${directory}:${rest}` : directory },
     domain: `sim ${card}`,
+    directory: process.env["VGPU_SIM_DIR"] || `/dev/shm/vgpu-sim-${userId()}`,
     nvml: { library, environment: set },
     openNvml(open) {
       setForLibraries(set);

@@ -13,11 +13,21 @@ export function sweep(directory: string): void {
       if (readProcess(Number(unfinished[1])) === null) removeFile(path);
     } else if (name.endsWith(".bell")) {
       if (!hasRegion(directory, name)) removeFile(path);
+    } else if (name.startsWith("board-")) {
+      removeUnusedBoard(path);
     } else if (/^[0-9a-z]{6}$/.test(name) && !isInUse(path)) {
       removeFile(`${path}.bell`);
       removeFile(path);
     }
   }
+}
+
+/** Each process that maps a board holds a shared lock on it, and looks after locking whether it is still there. */
+function removeUnusedBoard(path: string): void {
+  const fd = openFile(path, OPEN.readWrite);
+  if (fd < 0) return;
+  if (tryLock(fd, "exclusive")) removeFile(path);
+  closeFile(fd);
 }
 
 /** A session may have been made since the directory was read; its file is there before its fifo. */

@@ -48,6 +48,19 @@ test("a region that a process has locked stays, and goes once it lets go", () =>
   expect(readdirSync(work.path)).toEqual([]);
 });
 
+test("a board stays while somebody has it open, and goes with the last", () => {
+  using work = folder();
+  const board = join(work.path, "board-GPU-8c1f0000-0000-0000-0000-000000000000");
+  writeFileSync(board, "");
+  const fd = openSync(board, "r+");
+  expect(tryLock(fd, "shared")).toBe(true);
+  sweep(work.path);
+  expect(readdirSync(work.path)).toHaveLength(1);
+  closeSync(fd);
+  sweep(work.path);
+  expect(readdirSync(work.path)).toEqual([]);
+});
+
 test("a region that a process could still join stays: it carries VGPU_REGION", async () => {
   using work = folder();
   const { region } = makeStale(work.path);
