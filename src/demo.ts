@@ -6,6 +6,7 @@ import { hasDriver } from "./driver.ts";
 import type { Plan } from "./limits.ts";
 import { holdSession } from "./session.ts";
 import { findDemo } from "./shim.ts";
+import { UNASKED } from "./time-mode.ts";
 import { findSimulation, type Simulation } from "./simulation.ts";
 import type { Sink } from "./sink.ts";
 import type { Summary } from "./report/summary.ts";
@@ -121,6 +122,7 @@ async function runLimited(
       all: { memBytes: { bytes: DEMO_LIMITS.memBytes }, sharePercent: DEMO_LIMITS.sharePercent },
       gpus: new Map(),
     },
+    time: UNASKED,
     gpu: null,
     sim: card.simulation === null ? null : SIMULATED_CARD,
     requireGpu: false,

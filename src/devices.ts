@@ -25,6 +25,8 @@ export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): 
     memLimit: isRelative ? null : resolveSize(all?.memBytes ?? null, 0),
     softBytes: isRelative ? null : resolveSize(all?.softBytes ?? null, 0),
     sharePpm: sharePpm(all?.sharePercent),
+    burstPpm: burstPpm(all),
+    time: plan.time,
     contextBytes: Math.max(0, ...costs.values()),
     audit: true,
     devices: listed.map((card) => {
@@ -34,6 +36,7 @@ export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): 
         memLimit: resolveSize(limit?.memBytes ?? null, card.totalBytes),
         softBytes: resolveSize(limit?.softBytes ?? null, card.totalBytes),
         sharePpm: sharePpm(limit?.sharePercent),
+        burstPpm: burstPpm(limit),
         contextBytes: costs.get(card.uuid) ?? 0,
       };
     }),
@@ -75,4 +78,9 @@ function resolveSize(size: Size | null, totalBytes: number): number | null {
 
 function sharePpm(percent: number | null | undefined): number {
   return percent == null ? WHOLE_GPU : Math.max(1, Math.round((percent / 100) * WHOLE_GPU));
+}
+
+/** 0: no ceiling above the share. */
+function burstPpm(limit: GpuLimit | null): number {
+  return limit?.burstPercent == null ? 0 : sharePpm(limit.burstPercent);
 }

@@ -1,7 +1,7 @@
 import { quote, VgpuError } from "./errors.ts";
 import type { Source } from "./limits.ts";
 
-/** One value for one GPU (nvidia-smi's number or UUID) or, with key `all`, for each visible GPU. null: no limit. */
+/** One value for one key (a GPU by nvidia-smi's number or UUID, a direction of copies) or, with key `all`, for each. null: no limit. */
 export interface Entry<T> {
   key: string;
   value: T | null;
@@ -29,6 +29,25 @@ export function parseGpuKey(text: string): string | undefined {
   return /^GPU-[0-9a-f][0-9a-f-]*$/i.test(text) ? `GPU-${text.slice(4).toLowerCase()}` : undefined;
 }
 
+/** What may stand before the `=` of a value: GPUs, or something else that there are several of. */
+export interface Keys {
+  noun: string;
+  parse(text: string): string | undefined;
+  forms: string;
+  /** Two values "without a GPU number". */
+  all: string;
+  /** "GPU " 0 twice. */
+  name: string;
+}
+
+const GPUS: Keys = {
+  noun: "a GPU",
+  parse: parseGpuKey,
+  forms: "good forms: 0=VALUE, GPU-1f2e=VALUE (numbers as nvidia-smi shows them)",
+  all: "without a GPU number",
+  name: "GPU ",
+};
+
 /** Reads `4g` or `0=4g,GPU-1f2e=8g`. `label` is the flag or variable that errors name. */
 export function parseGpuValues<T>(
   text: string,
@@ -36,17 +55,28 @@ export function parseGpuValues<T>(
   source: Source,
   form: Form<T>,
 ): Entry<T>[] {
+  return parseKeyedValues(text, label, source, form, GPUS);
+}
+
+/** The same with other keys. */
+export function parseKeyedValues<T>(
+  text: string,
+  label: string,
+  source: Source,
+  form: Form<T>,
+  keys: Keys,
+): Entry<T>[] {
   const seen = new Set<string>();
   return text.split(",").map((part) => {
     const equals = part.indexOf("=");
-    const key = equals < 0 ? "all" : parseGpuKey(part.slice(0, equals).trim());
+    const key = equals < 0 ? "all" : keys.parse(part.slice(0, equals).trim());
     if (key === undefined) {
-      throw new VgpuError(`${label}: ${quote(part.slice(0, equals))} is not a GPU`, {
-        hint: "good forms: 0=VALUE, GPU-1f2e=VALUE (numbers as nvidia-smi shows them)",
+      throw new VgpuError(`${label}: ${quote(part.slice(0, equals))} is not ${keys.noun}`, {
+        hint: keys.forms,
       });
     }
     if (seen.has(key)) {
-      const twice = key === "all" ? "two values without a GPU number" : `GPU ${key} twice`;
+      const twice = key === "all" ? `two values ${keys.all}` : `${keys.name}${key} twice`;
       throw new VgpuError(`${label}: ${quote(text)} names ${twice}`);
     }
     seen.add(key);

@@ -1,8 +1,10 @@
 import type { Split } from "./argv.ts";
+import { checkBurst } from "./burst.ts";
 import { VgpuError } from "./errors.ts";
 import { type Entry, type Form, type Layered, layer, parseGpuValues } from "./gpu-value.ts";
 import type { Profile } from "./profile.ts";
 import * as setting from "./setting.ts";
+import { readTimeMode, type TimeMode } from "./time-mode.ts";
 import { parsePercent, parseSize, PERCENT_FORMS, SIZE_FORMS, type Size } from "./units.ts";
 
 export type { Size } from "./units.ts";
@@ -15,6 +17,8 @@ export interface GpuLimit {
   softBytes?: Size | null;
   /** Percent of the GPU's time, 0 < p ≤ 100. */
   sharePercent: number | null;
+  /** What the session may have, at least its share, while nobody else wants the GPU; null: the share. */
+  burstPercent?: number | null;
 }
 
 /** What happens when the limits of all sessions on a card come to more than the card. */
@@ -30,6 +34,7 @@ export interface Plan {
     /** By nvidia-smi's number or "GPU-…" (perhaps only its beginning). Complete: nothing is inherited from `all`. */
     gpus: Map<string, GpuLimit>;
   };
+  time: TimeMode;
   gpu: string[] | null;
   /** Absent: warn. */
   admit?: (typeof ADMISSIONS)[number];
@@ -43,7 +48,7 @@ export interface Plan {
   /** The profile's additions to the target's environment. */
   env: Record<string, string>;
   target: { words: string[] };
-  /** Where each setting comes from: mem, mem.0, sm, sm.GPU-…, gpu, sim, events, events-file, env.NAME … */
+  /** Where each setting comes from (flag names): mem, mem.0, sm, sm.GPU-…, gpu, sim, events, events-file, env.NAME … */
   sources: Record<string, Source>;
   /** One-line warnings, to be printed unless `report.quiet`. */
   notes: string[];
@@ -55,6 +60,7 @@ const PERCENT: Form<number> = {
   parse: parsePercent,
   forms: PERCENT_FORMS,
 };
+const CEILING: Form<number> = { ...PERCENT, noun: "a ceiling in percent" };
 
 /**
  * Flags over environment over profile over default. Pure. Throws VgpuError for a malformed value and
@@ -71,7 +77,7 @@ export function resolvePlan(
     });
   }
   const sources: Plan["sources"] = {};
-  const find = (name: string, fallback?: string): setting.Setting | undefined => {
+  const find: setting.Finder = (name, fallback) => {
     const label = `profile ${profile?.name}`;
     const found =
       setting.findSetting(name, split.given, environment) ??
@@ -93,8 +99,15 @@ export function resolvePlan(
     ...profileLimits(profile, "compute"),
     ...readEntries(find("sm"), PERCENT),
   ]);
-  Object.assign(sources, { mem: "default", "mem-soft": "default", sm: "default" });
-  Object.assign(sources, mem.sources, soft.sources, share.sources);
+  const burst = layer("burst", [
+    ...profileLimits(profile, "burst"),
+    ...readEntries(find("burst"), CEILING),
+  ]);
+  for (const name of ["mem", "mem-soft", "sm", "burst"]) sources[name] = "default";
+  Object.assign(sources, mem.sources, soft.sources, share.sources, burst.sources);
+  const time = readTimeMode(find, profile, sources);
+  const limits = joinLimits(mem, soft, share, burst);
+  checkBurst(limits, burst, sources);
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));
   const card = find("sim-card");
@@ -102,7 +115,8 @@ export function resolvePlan(
   if (sim !== null && sources["sim"] === "default" && card !== undefined)
     sources["sim"] = card.source;
   return {
-    limits: joinLimits(mem, soft, share),
+    limits,
+    time,
     gpu,
     admit: setting.readChoice(find("admit"), ADMISSIONS) ?? "warn",
     sim,
@@ -123,7 +137,7 @@ export function resolvePlan(
     notes: [
       ...noteUnlimited("memory", mem),
       ...noteUnlimited("compute", share),
-      ...noteUnseen(gpu, [...mem.keyed.keys(), ...soft.keyed.keys(), ...share.keyed.keys()]),
+      ...noteUnseen(gpu, [...limits.gpus.keys()]),
       ...noteSoft(mem, soft),
     ],
   };
@@ -135,15 +149,16 @@ function readEntries<T>(found: setting.Setting | undefined, form: Form<T>): Entr
   return found.texts.flatMap((text) => parseGpuValues(text, found.label, found.source, form));
 }
 
-type Quantity = "memory" | "soft" | "compute";
+type Quantity = "memory" | "soft" | "compute" | "burst";
 function profileLimits(profile: Profile | null, quantity: "memory" | "soft"): Entry<Size>[];
-function profileLimits(profile: Profile | null, quantity: "compute"): Entry<number>[];
+function profileLimits(profile: Profile | null, quantity: "compute" | "burst"): Entry<number>[];
 function profileLimits(profile: Profile | null, quantity: Quantity): Entry<Size | number>[] {
   if (profile === null) return [];
   const parts = [["all", profile] as const, ...Object.entries(profile.gpus)];
   return parts.flatMap(([key, { memory, compute }]) => {
     const soft = "soft" in memory ? memory.soft : undefined;
-    const value = { memory: memory.limit, soft, compute: compute.share }[quantity];
+    const { share, burst } = compute;
+    const value = { memory: memory.limit, soft, compute: share, burst }[quantity];
     return value === undefined ? [] : [{ key, value, source: "profile" as const }];
   });
 }
@@ -152,27 +167,28 @@ function joinLimits(
   mem: Layered<Size>,
   soft: Layered<Size>,
   share: Layered<number>,
+  burst: Layered<number>,
 ): Plan["limits"] {
-  const all = {
-    memBytes: mem.all ?? null,
-    softBytes: soft.all ?? null,
-    sharePercent: share.all ?? null,
-  };
-  const gpus = new Map<string, GpuLimit>();
-  const keys = [...mem.keyed.keys(), ...soft.keyed.keys(), ...share.keyed.keys()];
-  for (const key of keys.sort()) {
-    gpus.set(key, {
+  const limitOf = (key: string | null): GpuLimit => {
+    const sharePercent = pick(share, key);
+    return {
       memBytes: pick(mem, key),
       softBytes: pick(soft, key),
-      sharePercent: pick(share, key),
-    });
-  }
+      sharePercent,
+      // A plain ceiling is for those GPUs that have a share.
+      burstPercent: sharePercent === null ? null : pick(burst, key),
+    };
+  };
+  const all = limitOf(null);
+  const layers: Layered<unknown>[] = [mem, soft, share, burst];
+  const keys = layers.flatMap(({ keyed }) => [...keyed.keys()]);
+  const gpus = new Map(keys.sort().map((key): [string, GpuLimit] => [key, limitOf(key)]));
   const isNone = Object.values(all).every((value) => value === null);
   return { all: isNone ? null : all, gpus };
 }
 
-function pick<T>({ all, keyed }: Layered<T>, key: string): T | null {
-  const own = keyed.get(key);
+function pick<T>({ all, keyed }: Layered<T>, key: string | null): T | null {
+  const own = key === null ? undefined : keyed.get(key);
   return (own === undefined ? all : own) ?? null;
 }
 

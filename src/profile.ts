@@ -6,7 +6,7 @@ import { findProfile, listProfiles } from "./profile/search.ts";
 
 type Memory = NonNullable<ProfileFile["memory"]>;
 type Compute = NonNullable<ProfileFile["compute"]>;
-type PerGpu = Record<string, { memory: Memory; compute: Compute }>;
+type PerGpu = Record<string, { memory: Memory; compute: Pick<Compute, "share" | "burst"> }>;
 
 /** A profile with everything that it extends laid under it. */
 export interface Profile {
@@ -89,12 +89,17 @@ function join(lower: Profile, upper: Profile): Profile {
   const gpus: PerGpu = {};
   for (const key of [...Object.keys(lower.gpus), ...Object.keys(upper.gpus)]) {
     const { limit, ...memory } = lower.gpus[key]?.memory ?? {};
-    const { share, ...compute } = lower.gpus[key]?.compute ?? {};
+    const { share, burst } = lower.gpus[key]?.compute ?? {};
     const keepLimit = limit !== undefined && upper.memory.limit === undefined;
     const keepShare = share !== undefined && upper.compute.share === undefined;
+    const keepBurst = burst !== undefined && upper.compute.burst === undefined;
     gpus[key] = {
       memory: { ...memory, ...(keepLimit ? { limit } : {}), ...upper.gpus[key]?.memory },
-      compute: { ...compute, ...(keepShare ? { share } : {}), ...upper.gpus[key]?.compute },
+      compute: {
+        ...(keepShare ? { share } : {}),
+        ...(keepBurst ? { burst } : {}),
+        ...upper.gpus[key]?.compute,
+      },
     };
   }
   return {
@@ -102,10 +107,21 @@ function join(lower: Profile, upper: Profile): Profile {
     files: [...upper.files, ...lower.files],
     description: upper.description,
     memory: { ...lower.memory, ...upper.memory },
-    compute: { ...lower.compute, ...upper.compute },
+    compute: joinCompute(lower.compute, upper.compute),
     gpus,
     events: { ...lower.events, ...upper.events },
     env: { ...lower.env, ...upper.env },
+  };
+}
+
+/** Priority and weight say the same thing: the upper one replaces either. */
+function joinCompute({ priority, weight, ...lower }: Compute, upper: Compute): Compute {
+  const isSaid = upper.priority !== undefined || upper.weight !== undefined;
+  return {
+    ...lower,
+    ...(isSaid || priority === undefined ? {} : { priority }),
+    ...(isSaid || weight === undefined ? {} : { weight }),
+    ...upper,
   };
 }
 

@@ -14,6 +14,7 @@ import {
 } from "./libc.ts";
 import { readProcess } from "./process.ts";
 import { explain } from "./state-directory.ts";
+import { CLASSES, DIRECTIONS, type TimeMode } from "./time-mode.ts";
 
 /** What a session starts with: limits of devices nobody named, and of those somebody did. */
 export interface RegionContent {
@@ -23,6 +24,10 @@ export interface RegionContent {
   softBytes?: number | null;
   /** Parts per million of the GPU's time. */
   sharePpm: number;
+  /** The same, while nobody else wants the GPU; 0 or absent: as the share. */
+  burstPpm?: number;
+  /** Absent: as vgpu does by itself. */
+  time?: TimeMode;
   /** What a context costs on a card that is not among `devices`; 0: not known. */
   contextBytes: number;
   devices: {
@@ -30,6 +35,7 @@ export interface RegionContent {
     memLimit: number | null;
     softBytes?: number | null;
     sharePpm: number;
+    burstPpm?: number;
     contextBytes: number;
   }[];
   /** Whether the supervisor will reconcile with NVML. */
@@ -173,6 +179,8 @@ function fill(region: Region, session: string, content: RegionContent): void {
   region.store64(header.default_mem_limit, limitWord(content.memLimit));
   region.store64(header.default_soft_bytes, BigInt(content.softBytes ?? 0));
   region.store32(header.default_share_ppm, content.sharePpm);
+  region.store32(header.default_burst_ppm, content.burstPpm ?? 0);
+  if (content.time !== undefined) fillTimeMode(region, content.time);
   region.store32(header.audit, content.audit ? 1 : 0);
   region.store64(header.default_context_bytes, BigInt(content.contextBytes));
   region.copy(header.board_dir, Buffer.from(content.boardDirectory ?? ""));
@@ -180,12 +188,34 @@ function fill(region: Region, session: string, content: RegionContent): void {
     const at = deviceOffset(index);
     region.copy(at + layout.device.uuid, uuidBytes(device.uuid));
     region.store32(at + layout.device.share_ppm, device.sharePpm);
+    region.store32(at + layout.device.burst_ppm, device.burstPpm ?? 0);
     region.store64(at + layout.device.mem_limit, limitWord(device.memLimit));
     region.store64(at + layout.device.soft_bytes, limitWord(device.softBytes ?? null));
     region.store64(at + layout.device.context_bytes, BigInt(device.contextBytes));
     region.store32(at + layout.device.state, layout.DEVICE.READY);
   });
   region.store64(header.magic, layout.MAGIC);
+}
+
+function fillTimeMode(region: Region, time: TimeMode): void {
+  const { header } = layout;
+  const ppm = (factor: number) => Math.round(factor * 1e6);
+  const upper = <T extends string>(word: T) => word.toUpperCase() as Uppercase<T>;
+  region.store32(header.throttle, layout.THROTTLE[upper(time.throttle)]);
+  region.store32(header.weight_ppm, ppm(time.weight));
+  region.store32(header.quantum_us, time.quantumUs ?? 0);
+  region.store32(header.dampening_ppm, ppm(time.dampening));
+  region.store32(header.gang, layout.GANG[upper(time.gang)]);
+  for (const name of CLASSES)
+    region.store32(
+      header.class_weight_ppm + 4 * layout.CLASS[upper(name)],
+      ppm(time.classes[name]),
+    );
+  for (const name of DIRECTIONS)
+    region.store64(
+      header.copy_bytes_per_s + 8 * layout.COPY[upper(name)],
+      BigInt(time.copyRates[name] ?? 0),
+    );
 }
 
 const limitWord = (bytes: number | null) => (bytes === null ? layout.NO_LIMIT : BigInt(bytes));

@@ -11,6 +11,9 @@ export interface Setting {
   source: Source;
 }
 
+/** Finds a setting by its flag's name; `fallback` is what the profile says. */
+export type Finder = (name: string, fallback?: string) => Setting | undefined;
+
 /** The environment variable of a flag: `events-file` → `VGPU_EVENTS_FILE`. */
 export function variableOf(flag: string): string {
   return `VGPU_${flag.toUpperCase().replaceAll("-", "_")}`;
@@ -69,6 +72,18 @@ export function readChoice<T extends string>(
   throw malformed(setting, `one of ${choices.join(", ")}${guess}`);
 }
 
+/** A decimal number within bounds; null when the setting was not given. */
+export function readNumber(
+  setting: Setting | undefined,
+  { least, most }: { least: number; most: number },
+): number | null {
+  if (setting === undefined) return null;
+  const text = lastText(setting);
+  const number = /^\d+(?:\.\d+)?$/.test(text) ? Number.parseFloat(text) : Number.NaN;
+  if (number >= least && number <= most) return number;
+  throw malformed(setting, `a number from ${least} to ${most}`, "good forms: 0.5, 1, 2");
+}
+
 /** The GPUs of `--gpu 0,2` or `--gpu GPU-1f2e…`, each once; null when the setting was not given. */
 export function readGpus(setting: Setting | undefined): string[] | null {
   if (setting === undefined) return null;
@@ -108,6 +123,7 @@ export function readSim(sim: Setting | undefined, card: Setting | undefined): st
   throw malformed(chosen, "the name of a simulated card", "good forms: h200, rtx3080");
 }
 
-function malformed(setting: Setting, noun: string, hint?: string): VgpuError {
+/** The error for a value that is not what it should be. */
+export function malformed(setting: Setting, noun: string, hint?: string): VgpuError {
   return new VgpuError(`${setting.label}: ${quote(lastText(setting))} is not ${noun}`, { hint });
 }

@@ -4,6 +4,8 @@ export type Size = { bytes: number } | { percent: number };
 /** The size pattern, without regular-expression flags so that it can stand in a JSON Schema. */
 export const SIZE_PATTERN = /^(?:[nN][oO][nN][eE]|\d+(?:\.\d+)?(?:%|[kKmMgGtT](?:[iI]?[bB])?))$/;
 export const SIZE_FORMS = "good forms: 4g, 512m, 1.5g, 4GiB, 4GB (10^9), 50%, none";
+export const DURATION_FORMS = "good forms: 20ms, 500us, 0.02s";
+export const RATE_FORMS = "good forms: 8g/s, 500m/s, 8GB/s (10^9), none";
 export const PERCENT_FORMS = "good forms: 25, 12.5, none; more than 0, at most 100";
 
 const POWERS = { k: 1, m: 2, g: 3, t: 4 } as const;
@@ -30,6 +32,25 @@ export function parsePercent(text: string): number | null | undefined {
   if (!/^\d+(?:\.\d+)?%?$/.test(text)) return undefined;
   const percent = Number.parseFloat(text);
   return percent > 0 && percent <= 100 ? percent : undefined;
+}
+
+/** Reads `20ms`, `500us` or `0.02s` into microseconds, rounded; undefined for anything else. */
+export function parseDuration(text: string): number | undefined {
+  const [, amount, unit] = /^(\d+(?:\.\d+)?)(us|ms|s)$/.exec(text.toLowerCase()) ?? [];
+  if (amount === undefined || unit === undefined) return undefined;
+  return Math.round(Number.parseFloat(amount) * { us: 1, ms: 1e3, s: 1e6 }[unit as "us"]);
+}
+
+/** Reads a rate, a size in bytes and `/s`, into bytes per second; null for `none`, undefined for anything else. */
+export function parseRate(text: string): number | null | undefined {
+  if (/^none$/i.test(text)) return null;
+  const size = /\/s$/i.test(text) ? parseSize(text.slice(0, -"/s".length)) : undefined;
+  return size && "bytes" in size ? size.bytes : undefined;
+}
+
+/** Draws microseconds as the flag is written: `20 ms`, `500 us`. */
+export function formatMicroseconds(us: number): string {
+  return us >= 1000 ? `${us / 1000} ms` : `${us} us`;
 }
 
 /** Draws bytes with the largest binary unit that leaves at least one: 4294967296 → `4 GiB`. */

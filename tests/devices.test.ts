@@ -2,6 +2,7 @@ import { describe, expect, test } from "bun:test";
 import { needsCards, resolveContent, visibleDevices } from "../src/devices.ts";
 import type { GpuLimit, Plan } from "../src/limits.ts";
 import type { Card } from "../src/nvml.ts";
+import { UNASKED } from "../src/time-mode.ts";
 
 const GIB = 1024 ** 3;
 const CARDS: Card[] = [
@@ -14,7 +15,7 @@ function plan(
   gpus: [string, GpuLimit][] = [],
   gpu: string[] | null = null,
 ): Plan {
-  return { limits: { all, gpus: new Map(gpus) }, gpu } as Plan;
+  return { limits: { all, gpus: new Map(gpus) }, time: UNASKED, gpu } as Plan;
 }
 
 const limit = (memBytes: GpuLimit["memBytes"], sharePercent: number | null = null): GpuLimit => ({
@@ -29,6 +30,8 @@ test("a plain limit needs no look at the cards and holds for each", () => {
     memLimit: 4 * GIB,
     softBytes: null,
     sharePpm: 125_000,
+    burstPpm: 0,
+    time: UNASKED,
     contextBytes: 0,
     audit: true,
     devices: [],
@@ -50,6 +53,8 @@ test("named cards get theirs, by number or by the beginning of the UUID, the res
     memLimit: null,
     softBytes: null,
     sharePpm: 1_000_000,
+    burstPpm: 0,
+    time: UNASKED,
     contextBytes: 500,
     audit: true,
     devices: [
@@ -58,6 +63,7 @@ test("named cards get theirs, by number or by the beginning of the UUID, the res
         memLimit: GIB,
         softBytes: null,
         sharePpm: 100_000,
+        burstPpm: 0,
         contextBytes: 500,
       },
     ],
@@ -86,4 +92,12 @@ describe("--gpu", () => {
   ])("%s is refused", (key, message) => {
     expect(() => visibleDevices([key], CARDS)).toThrow(message);
   });
+});
+
+test("a ceiling goes where its share goes", () => {
+  const asked = plan({ ...limit(null, 25), burstPercent: 50 }, [
+    ["1", { ...limit(null, 10), burstPercent: 100 }],
+  ]);
+  const { burstPpm, devices } = resolveContent(asked, CARDS, new Map());
+  expect([burstPpm, devices.map((device) => device.burstPpm)]).toEqual([500_000, [1_000_000]]);
 });

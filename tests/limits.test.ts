@@ -83,10 +83,9 @@ describe("precedence: flag, environment, profile, default", () => {
 describe("single GPUs", () => {
   test("a value for one GPU keeps the others' plain value", () => {
     const { limits, sources, notes } = plan("--mem 4g,1=8g --sm 25");
-    expect(limits.all).toEqual({ memBytes: bytes(4), softBytes: null, sharePercent: 25 });
-    expect([...limits.gpus]).toEqual([
-      ["1", { memBytes: bytes(8), softBytes: null, sharePercent: 25 }],
-    ]);
+    const others = { softBytes: null, sharePercent: 25, burstPercent: null };
+    expect(limits.all).toEqual({ memBytes: bytes(4), ...others });
+    expect([...limits.gpus]).toEqual([["1", { memBytes: bytes(8), ...others }]]);
     expect(sources).toMatchObject({ mem: "flag", "mem.1": "flag", sm: "flag" });
     expect(notes).toEqual([]);
   });
@@ -126,6 +125,36 @@ describe("single GPUs", () => {
       "a limit is given for GPU 1, which --gpu leaves out",
     ]);
     expect(plan("--gpu 0,2,0").gpu).toEqual(["0", "2"]);
+  });
+});
+
+describe("a ceiling above the share", () => {
+  test("plain, by GPU, from the profile", () => {
+    expect(plan("--sm 25 --burst 50").limits.all?.burstPercent).toBe(50);
+    expect(plan("--sm 25").limits.all?.burstPercent).toBeNull();
+    expect(plan("--sm 25 --burst none").limits.all?.burstPercent).toBeNull();
+    const { all, gpus } = plan("--sm 0=25,1=50 --burst 80,1=90").limits;
+    expect(all).toBeNull();
+    expect([...gpus.values()].map((limit) => limit.burstPercent)).toEqual([80, 90]);
+    const from = profile({
+      compute: { share: 20, burst: 40 },
+      gpus: { "1": { memory: {}, compute: { burst: 60 } } },
+    });
+    const under = plan("", {}, from);
+    expect(under.limits.all?.burstPercent).toBe(40);
+    expect(under.limits.gpus.get("1")?.burstPercent).toBe(60);
+    expect(under.sources).toMatchObject({ burst: "profile", "burst.1": "profile" });
+  });
+
+  test.each<[string, Record<string, string>, string]>([
+    ["--burst 50", {}, "--burst without a share to rise from: without --sm"],
+    ["--sm none --burst 50", {}, "--burst without a share to rise from"],
+    ["--sm 0=25 --burst 1=50", {}, "--burst without a share to rise from on GPU 1"],
+    ["--sm 25", { VGPU_BURST: "20" }, "VGPU_BURST: 20 is below the share of 25; the ceiling is"],
+    ["--sm 25 --burst 1=10", {}, "--burst: 10 on GPU 1 is below the share of 25"],
+    ["--sm 25 --burst 101", {}, "--burst: '101' is not a ceiling in percent; good forms: 25"],
+  ])("%s %o", (line, env, message) => {
+    expect(failure(line, env)).toStartWith(message);
   });
 });
 

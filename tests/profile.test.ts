@@ -95,6 +95,21 @@ env: {B: "3"}
     expect(profile.files).toEqual([join(here.path, "sub/top.yaml"), join(here.path, "base.yaml")]);
   });
 
+  test("priority and weight replace each other; a plain ceiling those for single GPUs", async () => {
+    using here = folder({
+      "base.yaml":
+        "compute: {share: 10, priority: high}\ngpus: {0: {compute: {share: 5, burst: 50}}}\n",
+      "weight.yaml": "extends: base\ncompute: {weight: 3}\n",
+      "burst.yaml": "extends: weight\ncompute: {priority: low, burst: 20}\n",
+    });
+    const weight = await loadProfile("weight", [here.path]);
+    expect(weight.compute).toEqual({ share: 10, weight: 3 });
+    expect(weight.gpus["0"]?.compute).toEqual({ share: 5, burst: 50 });
+    const burst = await loadProfile("burst", [here.path]);
+    expect(burst.compute).toEqual({ share: 10, priority: "low", burst: 20 });
+    expect(burst.gpus["0"]?.compute).toEqual({ share: 5 });
+  });
+
   test("mistakes are placed where the word stands", async () => {
     using here = folder({
       "a.yaml": "description: a\nextends: ./b.yaml\n",
@@ -134,15 +149,9 @@ test("a file that cannot be read", async () => {
 describe("keys that this version does not enforce", () => {
   test.each([
     ["memory: {limit: 4g, soft: 2g}", []],
-    [
-      "compute: {share: 20, burst: 50, quantum: 20ms, copy_bw: 8g/s}",
-      ["compute.burst", "compute.quantum", "compute.copy_bw"],
-    ],
-    [
-      "compute: {mode: spatial, priority: high, throttle: strict}",
-      ["compute.mode", "compute.priority", "compute.throttle"],
-    ],
-    ['gpus: {"1": {memory: {soft: 1g}}}', []],
+    ["compute: {share: 20, burst: 50, quantum: 20ms, copy_bw: 8g/s, throttle: strict}", []],
+    ["compute: {mode: spatial, priority: high}", ["compute.mode"]],
+    ['gpus: {"1": {memory: {soft: 1g}, compute: {burst: 50}}}', []],
     ["compute: {share: 20, mode: time, priority: normal}", []],
   ])("%s", async (text, keys) => {
     using here = folder({ "p.yaml": text });

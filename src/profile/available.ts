@@ -1,24 +1,15 @@
 import { VgpuError } from "../errors.ts";
 import type { Profile } from "../profile.ts";
 
-// Values that ask for nothing beyond what this version does anyway.
-const HARMLESS: Record<string, string> = { "compute.mode": "time", "compute.priority": "normal" };
-const ENFORCED = new Set(["memory.limit", "memory.soft", "compute.share"]);
+/** By key, the only value that this version knows. */
+const KNOWN: Record<string, string> = { "compute.mode": "time" };
 
-/** The keys that are valid but that this version cannot enforce, such as `compute.burst` or `gpus.0.memory.soft`. */
+/** The keys that are valid but that this version cannot enforce, such as `compute.mode`. */
 export function listUnavailable(profile: Profile): string[] {
-  const parts = [
-    ["", profile] as const,
-    ...Object.entries(profile.gpus).map(([key, gpu]) => [`gpus.${key}.`, gpu] as const),
-  ];
-  return parts.flatMap(([prefix, { memory, compute }]) => {
-    const named = Object.entries({ memory, compute }).flatMap(([group, keys]) =>
-      Object.entries(keys).map(([key, value]) => [`${group}.${key}`, value] as const),
-    );
-    return named
-      .filter(([path, value]) => !ENFORCED.has(path) && HARMLESS[path] !== value)
-      .map(([path]) => `${prefix}${path}`);
-  });
+  return Object.entries(profile.compute)
+    .map(([key, value]) => [`compute.${key}`, value] as const)
+    .filter(([path, value]) => path in KNOWN && KNOWN[path] !== value)
+    .map(([path]) => path);
 }
 
 /** Throws VgpuError when the profile asks for a limit that would silently not be enforced. */

@@ -40,7 +40,7 @@ interface Finding {
   expected: string;
 }
 
-type Step = { key: unknown; input: unknown; origin: string };
+type Step = { key: unknown; input: unknown; origin: string; value: unknown };
 
 /** The findings of an issue; of a union's, those inside the value rather than "none of these forms". */
 function flatten(issue: v.GenericIssue, above: string[] = []): Finding[] {
@@ -58,7 +58,9 @@ function flatten(issue: v.GenericIssue, above: string[] = []): Finding[] {
   }
   const isUnknown = issue.type === "strict_object" && issue.expected === "never";
   const kind = isUnknown ? "unknown key" : last?.origin === "key" ? "key" : "value";
-  return [{ path, kind, received: issue.input, expected }];
+  // A check across keys is handed on to one of them: what stands there is meant.
+  const received = kind === "value" && last !== undefined ? last.value : issue.input;
+  return [{ path, kind, received, expected }];
 }
 
 /** `memory.limit: '24x', expected …`. */

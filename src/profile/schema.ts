@@ -1,6 +1,7 @@
 import * as v from "valibot";
 import { parseGpuKey } from "../gpu-value.ts";
-import { parsePercent, parseSize, SIZE_PATTERN } from "../units.ts";
+import { CLASSES, DIRECTIONS, GANGS, THROTTLES } from "../time-mode.ts";
+import { parseDuration, parsePercent, parseRate, parseSize, SIZE_PATTERN } from "../units.ts";
 
 // Every message here completes "…, expected …"; strictObject's also lists the keys it knows.
 
@@ -48,25 +49,78 @@ const Memory = v.union(
   `${SIZE}, or a map of limit, soft`,
 );
 
+const QUANTUM = "the length of a turn, 0.5ms to 100ms, such as 20ms or 500us";
+const Quantum = v.pipe(
+  text(/^\d+(?:\.\d+)?(?:us|ms|s)$/, QUANTUM),
+  v.check((text) => (parseDuration(text) ?? 0) >= 500 && parseDuration(text)! <= 100_000, QUANTUM),
+);
+
+const RATE = "a rate such as 8g/s, or none";
+const Rate = v.pipe(
+  text(/^(?:[nN][oO][nN][eE]|\d+(?:\.\d+)?[kKmMgGtT](?:[iI]?[bB])?\/s)$/, RATE),
+  v.check((text) => parseRate(text) !== undefined, RATE),
+);
+
+const FACTOR = "a number from 0.1 to 10";
+const Factor = v.pipe(v.number(FACTOR), v.minValue(0.1, FACTOR), v.maxValue(10, FACTOR));
+
+/** A map in which each of the words may have such a value. */
+function mapOf<const W extends string, const T extends v.GenericSchema>(
+  words: readonly W[],
+  value: T,
+) {
+  const entries = words.map((word) => [word, v.exactOptional(value)]);
+  return map(Object.fromEntries(entries) as Record<W, v.ExactOptionalSchema<T, undefined>>);
+}
+
+/** What may differ between GPUs. */
+const PER_GPU = { share: v.exactOptional(Share), burst: v.exactOptional(Percent) };
+
+const ComputeMap = map({
+  ...PER_GPU,
+  mode: v.exactOptional(choice("time", "spatial", "auto")),
+  quantum: v.exactOptional(Quantum),
+  priority: v.exactOptional(choice("low", "normal", "high")),
+  weight: v.exactOptional(Factor),
+  throttle: v.exactOptional(choice(...THROTTLES)),
+  copy_bw: v.exactOptional(
+    v.union([Rate, mapOf(DIRECTIONS, Rate)], `${RATE}, or a map of ${DIRECTIONS.join(", ")}`),
+  ),
+  dampening: v.exactOptional(Factor),
+  classes: v.exactOptional(mapOf(CLASSES, Factor)),
+  gang: v.exactOptional(choice(...GANGS)),
+});
+
 const Compute = v.union(
   [
     v.pipe(
       Share,
-      v.transform((share) => ({ share })),
+      v.transform((share): v.InferOutput<typeof ComputeMap> => ({ share })),
     ),
-    map({
-      share: v.exactOptional(Share),
-      burst: v.exactOptional(Percent),
-      mode: v.exactOptional(choice("time", "spatial", "auto")),
-      quantum: v.exactOptional(text(/^\d+(?:\.\d+)?(?:us|ms|s)$/, "a duration such as 20ms")),
-      priority: v.exactOptional(choice("low", "normal", "high")),
-      throttle: v.exactOptional(choice("strict", "cooperative", "adaptive")),
-      copy_bw: v.exactOptional(
-        text(/^\d+(?:\.\d+)?[kKmMgGtT](?:[iI]?[bB])?\/s$/, "a rate such as 8g/s"),
+    v.pipe(
+      ComputeMap,
+      v.forward(
+        v.check(
+          ({ priority, weight }) => priority === undefined || weight === undefined,
+          "only one of priority and weight (low, normal, high are the weights 0.5, 1, 2)",
+        ),
+        ["weight"],
       ),
-    }),
+    ),
   ],
-  `${SHARE}, or a map of share, burst, mode, quantum, priority, throttle, copy_bw`,
+  `${SHARE}, or a map of ${Object.keys(ComputeMap.entries).join(", ")}`,
+);
+
+const GpuMap = map(PER_GPU);
+const GpuCompute = v.union(
+  [
+    v.pipe(
+      Share,
+      v.transform((share): v.InferOutput<typeof GpuMap> => ({ share })),
+    ),
+    GpuMap,
+  ],
+  `${SHARE}, or a map of share, burst (the rest holds for the whole session)`,
 );
 
 const GPU = "nvidia-smi's GPU number in quotes, or a UUID such as GPU-1f2e";
@@ -86,7 +140,7 @@ export const ProfileSchema = map({
         v.regex(/^(?:\d{1,4}|[gG][pP][uU]-[0-9a-fA-F][0-9a-fA-F-]*)$/, GPU),
         v.transform((key) => parseGpuKey(key) ?? key),
       ),
-      map({ memory: v.exactOptional(Memory), compute: v.exactOptional(Compute) }),
+      map({ memory: v.exactOptional(Memory), compute: v.exactOptional(GpuCompute) }),
       "a map from GPU number or UUID to memory and compute",
     ),
   ),

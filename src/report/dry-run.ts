@@ -1,6 +1,7 @@
 import type { GpuLimit, Plan, Size, Source } from "../limits.ts";
 import { variableOf } from "../setting.ts";
-import { formatSize } from "../units.ts";
+import { DIRECTIONS } from "../time-mode.ts";
+import { formatBytes, formatMicroseconds, formatSize } from "../units.ts";
 
 /** What `--dry-run` shows: the plan, the profile's files, and the variables that the session would add. */
 export interface DryRun {
@@ -17,15 +18,20 @@ export function drawDryRun({ plan, profile, environment }: DryRun): string {
     ["memory", formatSize(plan.limits.all?.memBytes ?? null), source("mem")],
     ["memory, soft", formatSize(plan.limits.all?.softBytes ?? null), source("mem-soft")],
     ["compute", formatShare(plan.limits.all?.sharePercent ?? null), source("sm")],
+    ["compute, burst", formatBurst(plan.limits.all), source("burst")],
   ];
-  for (const [key, { memBytes, softBytes, sharePercent }] of plan.limits.gpus) {
+  for (const [key, limit] of plan.limits.gpus) {
+    const { memBytes, softBytes, sharePercent } = limit;
     const own = (name: string): string =>
       source(`${name}.${key}` in plan.sources ? `${name}.${key}` : name);
     rows.push([`GPU ${key}: memory`, formatSize(memBytes), own("mem")]);
     if (softBytes != null)
       rows.push([`GPU ${key}: memory, soft`, formatSize(softBytes), own("mem-soft")]);
     rows.push([`GPU ${key}: compute`, formatShare(sharePercent), own("sm")]);
+    if (limit.burstPercent != null)
+      rows.push([`GPU ${key}: compute, burst`, formatBurst(limit), own("burst")]);
   }
+  rows.push(...drawTimeMode(plan, source));
   rows.push(["GPUs", plan.gpu?.join(", ") ?? "all visible", source("gpu")]);
   rows.push(["admission", plan.admit ?? "warn", source("admit")]);
   rows.push(["driver", plan.sim === null ? "real" : `simulated ${plan.sim}`, source("sim")]);
@@ -58,12 +64,22 @@ export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
     ...sizeFields("memory", gpu.memBytes),
     ...(gpu.softBytes == null ? {} : sizeFields("soft", gpu.softBytes)),
     share_percent: gpu.sharePercent,
+    ...(gpu.burstPercent == null ? {} : { burst_percent: gpu.burstPercent }),
   });
   return JSON.stringify({
     v: 1,
     limits: {
       all: limit(plan.limits.all ?? { memBytes: null, sharePercent: null }),
       gpus: Object.fromEntries([...plan.limits.gpus].map(([key, gpu]) => [key, limit(gpu)])),
+    },
+    time: {
+      throttle: plan.time.throttle,
+      weight: plan.time.weight,
+      quantum_us: plan.time.quantumUs,
+      dampening: plan.time.dampening,
+      classes: plan.time.classes,
+      copy_bytes_per_s: plan.time.copyRates,
+      gang: plan.time.gang,
     },
     gpu: plan.gpu,
     admit: plan.admit ?? "warn",
@@ -78,6 +94,31 @@ export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
   });
 }
 
+function drawTimeMode(
+  { time, sources }: Plan,
+  source: (name: string) => string,
+): [string, string, string][] {
+  const weightName = sources["weight"] === "default" ? "priority" : "weight";
+  const quantum =
+    time.quantumUs === null ? "20 ms (4 ms under MPS)" : formatMicroseconds(time.quantumUs);
+  const rows: [string, string, string][] = [
+    ["throttle", time.throttle, source("throttle")],
+    ["weight", `${time.weight}`, source(weightName)],
+    ["quantum", quantum, source("quantum")],
+    ["dampening", `${time.dampening}`, source("dampening")],
+    ["gang", time.gang, source("gang")],
+  ];
+  for (const direction of DIRECTIONS) {
+    const rate = time.copyRates[direction];
+    const own = `copy-bw.${direction}` in sources ? `copy-bw.${direction}` : "copy-bw";
+    const value = rate === null ? "no limit" : `${formatBytes(rate)}/s`;
+    rows.push([`copies, ${direction}`, value, source(own)]);
+  }
+  for (const [name, weight] of Object.entries(time.classes))
+    if (weight !== 1) rows.push([`class ${name}`, `${weight}`, source("classes")]);
+  return rows;
+}
+
 function sizeFields(name: string, size: Size | null): Record<string, number | null> {
   if (size === null) return { [`${name}_bytes`]: null };
   return "bytes" in size
@@ -87,6 +128,11 @@ function sizeFields(name: string, size: Size | null): Record<string, number | nu
 
 function formatShare(percent: number | null): string {
   return percent === null ? "no limit" : `${percent} % of GPU time`;
+}
+
+function formatBurst(limit: GpuLimit | null): string {
+  const ceiling = limit?.burstPercent ?? null;
+  return ceiling === null ? "none" : `up to ${ceiling} % while nobody else wants the GPU`;
 }
 
 function drawSource(name: string, source: Source, profile: string | undefined): string {

@@ -67,11 +67,18 @@ describe("mistakes: one line on stderr, status 125", () => {
 describe("--dry-run", () => {
   test("shows limits with their sources, environment and command, and starts nothing", () => {
     using here = folder({ ".vgpu/team.yaml": 'compute: 30\nenv: {A: "b c"}\n' });
-    const env = { ...PLAIN, VGPU_PROFILE: "team", VGPU_EVENTS: "json", LD_PRELOAD: "" };
+    const env = {
+      ...PLAIN,
+      VGPU_PROFILE: "team",
+      VGPU_EVENTS: "json",
+      VGPU_COPY_BW: "d2h=8g/s",
+      LD_PRELOAD: "",
+    };
     const words = [
       "run",
       "--mem",
       "4g,1=50%",
+      "--priority=high",
       "--gpu",
       "0,1",
       "--dry-run",
@@ -87,6 +94,11 @@ describe("--dry-run", () => {
     for (const line of [
       "memory  4 GiB  flag --mem",
       "compute  30 % of GPU time  profile team",
+      "compute, burst  none  default",
+      "weight  2  flag --priority",
+      "quantum  20 ms (4 ms under MPS)  default",
+      "copies, h2d  no limit  default",
+      "copies, d2h  8 GiB/s  environment VGPU_COPY_BW",
       "GPU 1: memory  50 % of the device  flag --mem",
       "GPU 1: compute  30 % of GPU time  profile team",
       "GPUs  0, 1  flag --gpu",
@@ -109,6 +121,8 @@ describe("--dry-run", () => {
       "4GB",
       "--sm",
       "0=12.5",
+      "--burst=0=40",
+      "--quantum=5ms",
       "--dry-run",
       "--json",
       "a b",
@@ -117,8 +131,9 @@ describe("--dry-run", () => {
     expect(JSON.parse(stdout)).toMatchObject({
       limits: {
         all: { memory_bytes: 4e9, share_percent: null },
-        gpus: { "0": { memory_bytes: 4e9, share_percent: 12.5 } },
+        gpus: { "0": { memory_bytes: 4e9, share_percent: 12.5, burst_percent: 40 } },
       },
+      time: { throttle: "adaptive", weight: 1, quantum_us: 5000, copy_bytes_per_s: { h2d: null } },
       sim: "rtx3080",
       sources: { mem: "flag", "sm.0": "flag", sm: "default", sim: "flag" },
       argv: ["a b"],
@@ -135,13 +150,13 @@ describe("--dry-run", () => {
   });
 
   test("a profile key that is not enforced is refused", () => {
-    using here = folder({ "p.yaml": "compute: {share: 10, burst: 50}\n" });
+    using here = folder({ "p.yaml": "compute: {share: 10, mode: spatial}\n" });
     const { status, stderr } = vgpu(["run", "--profile", "./p.yaml", "--dry-run", "x"], {
       cwd: here.path,
     });
     expect([status, stderr]).toEqual([
       125,
-      "vgpu: profile ./p.yaml: compute.burst is not available in this version of vgpu; remove it from ./p.yaml\n",
+      "vgpu: profile ./p.yaml: compute.mode is not available in this version of vgpu; remove it from ./p.yaml\n",
     ]);
   });
 });

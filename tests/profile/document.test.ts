@@ -4,6 +4,8 @@ import { readProfileText } from "../../src/profile/document.ts";
 const MAP = "a map of description, extends, memory, compute, gpus, events, env";
 const SIZE = "a size such as 4g, 512m, 1.5g, 4GB, 50% or none";
 const SHARE = "a share in percent (more than 0, at most 100) or none";
+const QUANTUM = "the length of a turn, 0.5ms to 100ms, such as 20ms or 500us";
+const RATE = "a rate such as 8g/s, or none";
 const VALUE = "text (numbers and true or false in quotes)";
 
 test.each<[string, string[]]>([
@@ -18,7 +20,31 @@ test.each<[string, string[]]>([
   ["memory: [4g]", [`1:9: memory: a list, expected ${SIZE}, or a map of limit, soft`]],
   ["compute:\n  share: 101", [`2:10: compute.share: 101, expected ${SHARE}`]],
   ["compute: {mode: fast}", ["1:17: compute.mode: 'fast', expected one of time, spatial, auto"]],
-  ["compute: {quantum: 20}", ["1:20: compute.quantum: 20, expected a duration such as 20ms"]],
+  ["compute: {quantum: 20}", [`1:20: compute.quantum: 20, expected ${QUANTUM}`]],
+  ["compute: {quantum: 200ms}", [`1:20: compute.quantum: '200ms', expected ${QUANTUM}`]],
+  ["compute: {weight: 0}", [`1:19: compute.weight: 0, expected a number from 0.1 to 10`]],
+  [
+    "compute:\n  priority: low\n  weight: 2",
+    [
+      "3:11: compute.weight: 2, expected only one of priority and weight (low, normal, high are the weights 0.5, 1, 2)",
+    ],
+  ],
+  ["compute: {copy_bw: 8g}", [`1:20: compute.copy_bw: '8g', expected ${RATE}`]],
+  [
+    "compute: {copy_bw: {h2d: 8g/s, up: 1g/s}}",
+    ["1:32: unknown key 'compute.copy_bw.up', expected a map of h2d, d2h, d2d"],
+  ],
+  [
+    "compute: {classes: {atention: 2}}",
+    [
+      "1:21: unknown key 'compute.classes.atention' (did you mean attention?), expected a map of default, attention, ffn, copy",
+    ],
+  ],
+  ["compute: {gang: maybe}", ["1:17: compute.gang: 'maybe', expected one of auto, on, off"]],
+  [
+    "gpus:\n  0: {compute: {share: 5, quantum: 20ms}}",
+    ["2:27: unknown key 'gpus.0.compute.quantum', expected a map of share, burst"],
+  ],
   [
     "gpus:\n  0: {memory: 4}",
     [`2:15: gpus.0.memory: 4, expected ${SIZE}, or a map of limit, soft`],
@@ -74,7 +100,7 @@ test("the whole form of design §11", () => {
 description: one LLM server beside other work
 extends: base
 memory: {limit: 24g, soft: 22g}
-compute: {share: 40, burst: 100, mode: time, quantum: 20ms, priority: high, throttle: adaptive, copy_bw: 8g/s}
+compute: {share: 40, burst: 100, mode: time, quantum: 20ms, priority: high, throttle: adaptive, copy_bw: {h2d: 8g/s}, dampening: 1, classes: {attention: 1.0, ffn: 1.0, copy: 1.0, default: 1.0}, gang: on}
 gpus: {"0": {memory: 24g}, "GPU-1f2e": {memory: 10%, compute: none}}
 events: {format: json, file: /var/log/x.ndjson}
 env: {PYTORCH_CUDA_ALLOC_CONF: "expandable_segments:True", VGPU_SIM_KERNEL_US: "10"}
