@@ -150,14 +150,14 @@ static CUresult array_destroy(struct array *array) {
 API CUresult cuArrayDestroy(CUarray handle) {
     SIM_ENTER();
     if (!object_is(handle, SIM_ARRAY)) return CUDA_ERROR_INVALID_HANDLE;
-    lane_wait_all(context_lane(((struct array *)handle)->context));
+    device_wait(((struct array *)handle)->context->device);
     return object_is(handle, SIM_ARRAY) ? array_destroy((struct array *)handle)
                                         : CUDA_ERROR_INVALID_HANDLE;
 }
 API CUresult cuMipmappedArrayDestroy(CUmipmappedArray handle) {
     SIM_ENTER();
     if (!object_is(handle, SIM_MIPMAP)) return CUDA_ERROR_INVALID_HANDLE;
-    lane_wait_all(context_lane(((struct array *)handle)->context));
+    device_wait(((struct array *)handle)->context->device);
     return object_is(handle, SIM_MIPMAP) ? array_destroy((struct array *)handle)
                                          : CUDA_ERROR_INVALID_HANDLE;
 }

@@ -8,13 +8,19 @@
 static __thread struct context *stack[STACK_DEPTH];
 static __thread int depth;
 
-CUresult context_current(struct context **context) {
+CUresult context_active(struct context **context) {
     if (!depth || !stack[depth - 1]) return CUDA_ERROR_INVALID_CONTEXT;
     *context = stack[depth - 1];
     return (*context)->alive ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
 }
+CUresult context_current(struct context **context) {
+    CHECK(context_active(context));
+    *context = (*context)->owner;
+    return CUDA_SUCCESS;
+}
 
-static CUresult context_valid(CUcontext handle, struct context **context) {
+CUresult context_find(CUcontext handle, struct context **context) {
+    if (!handle) return context_active(context);
     if (!object_is(handle, SIM_CONTEXT)) return CUDA_ERROR_INVALID_CONTEXT;
     *context = (struct context *)handle;
     return (*context)->alive ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
@@ -30,10 +36,15 @@ static void count_contexts(int card, int change) {
 static CUresult context_start(struct context *context, int device, unsigned int flags,
                               bool primary) {
     const struct sim_model *model = sim_model();
-    int card = sim_process.device[device].card;
+    struct device *on = &sim_process.device[device];
+    int card = on->card;
+    if (!on->lane) on->lane = lane_open(card, sim_sms_range(0, model->sms));
+    if (!on->lane) return CUDA_ERROR_OUT_OF_MEMORY;
     if (!sim_take(sim_process.slot, card, model->context_listed, model->context_hidden))
         return CUDA_ERROR_OUT_OF_MEMORY;
     count_contexts(card, 1);
+    context->lane = on->lane;
+    context->owner = context;
     context->device = device;
     context->flags = flags;
     context->primary = primary;
@@ -57,10 +68,7 @@ static CUresult context_start(struct context *context, int device, unsigned int 
     return CUDA_SUCCESS;
 }
 
-/* Frees what belongs to the context; memory of cuMemCreate and of pools belongs to the process and
- * the device. */
-static void context_end(struct context *context) {
-    const struct sim_model *model = sim_model();
+void context_quiet(struct context *context) {
     struct lane *lane = context_lane(context);
     context->alive = false;
     lane_look(lane);
@@ -74,6 +82,14 @@ static void context_end(struct context *context) {
     }
     context->legacy = NULL;
     context->captures = context->blocking_captures = 0;
+}
+
+/* Frees what belongs to the context; memory of cuMemCreate and of pools belongs to the process and
+ * the device. */
+static void context_end(struct context *context) {
+    const struct sim_model *model = sim_model();
+    green_drop_all(context);
+    context_quiet(context);
     memory_drop_context(context);
     array_drop_context(context);
     module_drop_context(context);
@@ -86,30 +102,32 @@ static void context_end(struct context *context) {
 
 /* --- primary contexts --- */
 
-static CUresult primary_retain(CUcontext *out, CUdevice number) {
-    SIM_ENTER();
-    CHECK(device_valid(number));
-    if (!out) return CUDA_ERROR_INVALID_VALUE;
+CUresult context_retain(int number, struct context **out) {
     struct device *device = &sim_process.device[number];
     if (!device->primary) device->primary = object_new(SIM_CONTEXT, sizeof *device->primary);
     if (!device->primary) return CUDA_ERROR_OUT_OF_MEMORY;
     if (!device->primary->alive)
         CHECK(context_start(device->primary, number, device->primary_flags, true));
     device->primary_refs++;
-    *out = (CUcontext)device->primary;
+    *out = device->primary;
     return CUDA_SUCCESS;
 }
-API CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device) {
-    return primary_retain(context, device);
+CUresult context_release(int number) {
+    struct device *device = &sim_process.device[number];
+    if (!device->primary_refs) return CUDA_ERROR_INVALID_CONTEXT;
+    if (!--device->primary_refs) context_end(device->primary);
+    return CUDA_SUCCESS;
+}
+API CUresult cuDevicePrimaryCtxRetain(CUcontext *out, CUdevice number) {
+    SIM_ENTER();
+    CHECK(device_valid(number));
+    return out ? context_retain(number, (struct context **)out) : CUDA_ERROR_INVALID_VALUE;
 }
 
 static CUresult primary_release(CUdevice number) {
     SIM_ENTER();
     CHECK(device_valid(number));
-    struct device *device = &sim_process.device[number];
-    if (!device->primary_refs) return CUDA_ERROR_INVALID_CONTEXT;
-    if (!--device->primary_refs) context_end(device->primary);
-    return CUDA_SUCCESS;
+    return context_release(number);
 }
 API CUresult cuDevicePrimaryCtxRelease(CUdevice device) { return primary_release(device); }
 API CUresult cuDevicePrimaryCtxRelease_v2(CUdevice device) { return primary_release(device); }
@@ -186,8 +204,9 @@ API CUresult cuCtxCreate(CUcontext *out, unsigned int flags, CUdevice device) {
 API CUresult cuCtxDestroy_v2(CUcontext handle) {
     SIM_ENTER();
     struct context *context;
-    CHECK(context_valid(handle, &context));
-    if (context->primary) return CUDA_ERROR_INVALID_CONTEXT;
+    if (!handle) return CUDA_ERROR_INVALID_CONTEXT;
+    CHECK(context_find(handle, &context));
+    if (context->primary || context->green) return CUDA_ERROR_INVALID_CONTEXT;
     context_end(context);
     if (depth && stack[depth - 1] == context) depth--;
     return CUDA_SUCCESS;
@@ -200,7 +219,8 @@ API CUresult cuCtxDetach(CUcontext context) { return cuCtxDestroy_v2(context); }
 API CUresult cuCtxPushCurrent_v2(CUcontext handle) {
     SIM_ENTER();
     struct context *context;
-    CHECK(context_valid(handle, &context));
+    if (!handle) return CUDA_ERROR_INVALID_CONTEXT;
+    CHECK(context_find(handle, &context));
     if (depth == STACK_DEPTH) return CUDA_ERROR_INVALID_VALUE;
     stack[depth++] = context;
     return CUDA_SUCCESS;
@@ -219,7 +239,7 @@ API CUresult cuCtxPopCurrent(CUcontext *out) { return cuCtxPopCurrent_v2(out); }
 API CUresult cuCtxSetCurrent(CUcontext handle) {
     SIM_ENTER();
     struct context *context = NULL;
-    if (handle) CHECK(context_valid(handle, &context));
+    if (handle) CHECK(context_find(handle, &context));
     if (!context) {
         if (depth) depth--;
         return CUDA_SUCCESS;

@@ -9,17 +9,11 @@ API CUresult cuCtxGetDevice(CUdevice *out) {
     *out = context->device;
     return CUDA_SUCCESS;
 }
-static CUresult context_or_current(CUcontext handle, struct context **context) {
-    if (!handle) return context_current(context);
-    if (!object_is(handle, SIM_CONTEXT)) return CUDA_ERROR_INVALID_CONTEXT;
-    *context = (struct context *)handle;
-    return (*context)->alive ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
-}
 API CUresult cuCtxGetDevice_v2(CUdevice *out, CUcontext handle) {
     SIM_ENTER();
     struct context *context;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
-    CHECK(context_or_current(handle, &context));
+    CHECK(context_find(handle, &context));
     *out = context->device;
     return CUDA_SUCCESS;
 }
@@ -27,7 +21,7 @@ API CUresult cuCtxGetId(CUcontext handle, unsigned long long *out) {
     SIM_ENTER();
     struct context *context;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
-    CHECK(context_or_current(handle, &context));
+    CHECK(context_find(handle, &context));
     *out = context->id;
     return CUDA_SUCCESS;
 }
@@ -50,7 +44,7 @@ API CUresult cuCtxGetApiVersion(CUcontext handle, unsigned int *out) {
     SIM_ENTER();
     struct context *context;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
-    CHECK(context_or_current(handle, &context));
+    CHECK(context_find(handle, &context));
     *out = 3020;
     return CUDA_SUCCESS;
 }
@@ -66,7 +60,7 @@ API CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest) {
 static CUresult synchronize(CUcontext handle) {
     SIM_ENTER();
     struct context *context;
-    CHECK(context_or_current(handle, &context));
+    CHECK(context_find(handle, &context));
     CHECK(capture_check_context(context));
     CHECK(capture_unsafe());
     int device = context->device;

@@ -25,14 +25,7 @@ void event_settle(struct event *event, struct lane *lane, uint64_t target) {
     }
 }
 
-static CUresult event_record(CUevent handle, CUstream stream_handle, bool per_thread) {
-    SIM_ENTER();
-    struct event *event;
-    struct stream *stream;
-    CHECK(event_find(handle, &event));
-    CHECK(stream_find(stream_handle, per_thread, &stream));
-    if (event->context != stream->context) return CUDA_ERROR_INVALID_HANDLE;
-    if (stream_capturing(stream)) return capture_record(stream, event);
+static CUresult record_on(struct event *event, struct stream *stream) {
     event->capture_id = 0;
     event->recorded = true;
     event->version = ++sim_process.next_id;
@@ -48,6 +41,15 @@ static CUresult event_record(CUevent handle, CUstream stream_handle, bool per_th
         target = stream->context->blocking_tail;
     event_settle(event, context_lane(stream->context), target);
     return CUDA_SUCCESS;
+}
+static CUresult event_record(CUevent handle, CUstream stream_handle, bool per_thread) {
+    SIM_ENTER();
+    struct event *event;
+    struct stream *stream;
+    CHECK(event_find(handle, &event));
+    CHECK(stream_find(stream_handle, per_thread, &stream));
+    if (event->context != stream->context->owner) return CUDA_ERROR_INVALID_HANDLE;
+    return stream_capturing(stream) ? capture_record(stream, event) : record_on(event, stream);
 }
 
 API CUresult cuEventRecord(CUevent event, CUstream stream) {
@@ -149,12 +151,9 @@ API CUresult cuEventElapsedTime_v2(float *ms, CUevent from, CUevent to) {
     return event_elapsed(ms, from, to);
 }
 
-static CUresult stream_wait_event(CUstream stream_handle, CUevent handle, bool per_thread) {
-    SIM_ENTER();
+CUresult stream_wait_event(struct stream *stream, CUevent handle) {
     struct event *event;
-    struct stream *stream;
     CHECK(event_find(handle, &event));
-    CHECK(stream_find(stream_handle, per_thread, &stream));
     bool done = false;
     CHECK(capture_wait(stream, event, &done));
     if (done || !event->recorded) return CUDA_SUCCESS;
@@ -175,11 +174,57 @@ static CUresult stream_wait_event(CUstream stream_handle, CUevent handle, bool p
     }
     return CUDA_SUCCESS;
 }
+static CUresult wait_event(CUstream handle, CUevent event, unsigned int flags, bool per_thread) {
+    SIM_ENTER();
+    struct stream *stream;
+    if (flags > 1) return CUDA_ERROR_INVALID_VALUE;
+    CHECK(stream_find(handle, per_thread, &stream));
+    return stream_wait_event(stream, event);
+}
 API CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned int flags) {
-    return flags > 1 ? CUDA_ERROR_INVALID_VALUE : stream_wait_event(stream, event, false);
+    return wait_event(stream, event, flags, false);
 }
 API CUresult cuStreamWaitEvent_ptsz(CUstream stream, CUevent event, unsigned int flags) {
-    return flags > 1 ? CUDA_ERROR_INVALID_VALUE : stream_wait_event(stream, event, true);
+    return wait_event(stream, event, flags, true);
+}
+
+/* A whole context: its streams join the legacy one, which records; all of them wait. */
+static CUresult context_record(struct context *context, CUevent handle) {
+    struct event *event;
+    CHECK(event_find(handle, &event));
+    if (event->context != context->owner) return CUDA_ERROR_INVALID_HANDLE;
+    CHECK(capture_check_context(context));
+    for (struct stream *stream = context->streams; stream; stream = stream->next)
+        stream_join(context->legacy, stream);
+    return record_on(event, context->legacy);
+}
+static CUresult context_wait_event(struct context *context, CUevent event) {
+    CHECK(capture_check_context(context));
+    for (struct stream *stream = context->streams; stream; stream = stream->next)
+        CHECK(stream_wait_event(stream, event));
+    return CUDA_SUCCESS;
+}
+API CUresult cuCtxRecordEvent(CUcontext handle, CUevent event) {
+    SIM_ENTER();
+    struct context *context;
+    CHECK(context_find(handle, &context));
+    return context_record(context, event);
+}
+API CUresult cuCtxWaitEvent(CUcontext handle, CUevent event) {
+    SIM_ENTER();
+    struct context *context;
+    CHECK(context_find(handle, &context));
+    return context_wait_event(context, event);
+}
+API CUresult cuGreenCtxRecordEvent(CUgreenCtx green, CUevent event) {
+    SIM_ENTER();
+    if (!object_is(green, SIM_GREEN)) return CUDA_ERROR_INVALID_CONTEXT;
+    return context_record(((struct green *)green)->context, event);
+}
+API CUresult cuGreenCtxWaitEvent(CUgreenCtx green, CUevent event) {
+    SIM_ENTER();
+    if (!object_is(green, SIM_GREEN)) return CUDA_ERROR_INVALID_CONTEXT;
+    return context_wait_event(((struct green *)green)->context, event);
 }
 
 /* Inter-process events: the importer's copy is complete from the start, which a program cannot tell

@@ -117,10 +117,11 @@ API CUresult cuKernelSetCacheConfig(CUkernel kernel, CUfunc_cache config, CUdevi
 
 static const struct {
     size_t offset, size;
-} layout[4][4] = {
+} layout[BUILTIN_END][4] = {
     [BUILTIN_FILL] = {{0, 8}, {8, 4}, {12, 4}},
     [BUILTIN_ADD] = {{0, 8}, {8, 8}, {16, 8}, {24, 4}},
     [BUILTIN_CHECKSUM] = {{0, 8}, {8, 8}, {16, 4}},
+    [BUILTIN_SMIDS] = {{0, 8}, {8, 4}},
 };
 
 static CUresult param_info(CUfunction handle, size_t index, size_t *offset, size_t *size) {
@@ -166,6 +167,7 @@ void function_work(const struct function *function, void **params, void **extra,
     bool fine = false;
     switch (function->builtin) {
     case BUILTIN_NONE:
+    case BUILTIN_END:
         break;
     case BUILTIN_FILL:
         work->kernel.out = p[0];
@@ -186,6 +188,11 @@ void function_work(const struct function *function, void **params, void **extra,
         work->kernel.a = p[1];
         work->kernel.count = w[4];
         fine = piece_valid(p[0], 8) && piece_valid(p[1], (size_t)w[4] * 4);
+        break;
+    case BUILTIN_SMIDS:
+        work->smids.out = p[0];
+        work->smids.words = w[2];
+        fine = piece_valid(p[0], (size_t)w[2] * 4);
         break;
     }
     if (fine) work->kind = (enum work_kind)(WORK_FILL + ((int)function->builtin - BUILTIN_FILL));

@@ -33,7 +33,7 @@ API CUresult cuDeviceGraphMemTrim(CUdevice number) {
     SIM_ENTER();
     CHECK(device_valid(number));
     struct device *device = &sim_process.device[number];
-    lane_look(&device->lane);
+    device_look(number);
     if (device->graph_reserved > device->graph_used)
         sim_give(sim_process.slot, device->card, device->graph_reserved - device->graph_used, 0);
     device->graph_reserved = device->graph_used;
@@ -46,7 +46,7 @@ API CUresult cuDeviceGetGraphMemAttribute(CUdevice number, CUgraphMem_attribute 
     CHECK(device_valid(number));
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     struct device *device = &sim_process.device[number];
-    lane_look(&device->lane);
+    device_look(number);
     switch (attribute) {
     case CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT:
         *(cuuint64_t *)out = device->graph_used;

@@ -30,7 +30,7 @@ API CUresult cuMemFreeHost(void *pointer) {
     if (!piece_find((uintptr_t)pointer, &piece) || piece.range->kind != RANGE_HOST ||
         piece.start != (uintptr_t)pointer)
         return CUDA_ERROR_INVALID_VALUE;
-    lane_wait_all(&sim_process.device[piece.range->device].lane);
+    device_wait(piece.range->device);
     pages_drop(piece.range->start, piece.range->size);
     range_remove(piece.range);
     return CUDA_SUCCESS;
@@ -62,7 +62,7 @@ API CUresult cuMemHostUnregister(void *pointer) {
     if (!piece_find((uintptr_t)pointer, &piece) || piece.range->kind != RANGE_REGISTERED ||
         piece.start != (uintptr_t)pointer)
         return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
-    lane_wait_all(&sim_process.device[piece.range->device].lane);
+    device_wait(piece.range->device);
     range_remove(piece.range);
     return CUDA_SUCCESS;
 }

@@ -41,7 +41,6 @@ static CUresult start(void) {
     sim_process.slot = slot;
     for (int i = 0; i < devices; i++) {
         sim_process.device[i].card = card_of[i];
-        sim_process.device[i].lane.card = card_of[i];
         if (!sim_take(slot, card_of[i], 0, sim_model()->init_hidden))
             return CUDA_ERROR_OUT_OF_MEMORY;
     }

@@ -69,7 +69,7 @@ API CUresult cuIpcGetMemHandle(CUipcMemHandle *out, CUdeviceptr pointer) {
     if (!out || !piece_find((uintptr_t)pointer, &piece)) return CUDA_ERROR_INVALID_VALUE;
     struct range *range = piece.range;
     if (range->kind != RANGE_LARGE && range->kind != RANGE_BLOCK) return CUDA_ERROR_INVALID_VALUE;
-    lane_wait_all(&sim_process.device[range->device].lane);
+    device_wait(range->device);
     if (!range->flags) CHECK(share_new(range));
     struct ticket ticket = {"vgpu-sim memory",
                             range->flags,
@@ -125,7 +125,7 @@ API CUresult cuIpcCloseMemHandle(CUdeviceptr pointer) {
     if (!piece_find((uintptr_t)pointer, &piece) || piece.range->kind != RANGE_IMPORT)
         return CUDA_ERROR_INVALID_VALUE;
     struct range *range = piece.range;
-    lane_wait_all(&sim_process.device[range->device].lane);
+    device_wait(range->device);
     struct sim_machine *machine = sim_machine();
     sim_lock(machine);
     struct sim_share *share = share_of(machine, range->flags);

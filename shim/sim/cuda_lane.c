@@ -4,7 +4,37 @@
 #include "cuda_sim.h"
 
 static struct sim_queue *lane_queue(const struct lane *lane) {
-    return &sim_machine()->proc[sim_process.slot].queue[lane->card];
+    return &sim_machine()->queue[lane->queue];
+}
+
+/* A closed one is used again: its targets go on from where they were, since events keep them. */
+struct lane *lane_open(int card, struct sim_sms sms) {
+    struct sim_machine *machine = sim_machine();
+    struct lane *lane = sim_process.lanes;
+    while (lane && (lane->open || lane->card != card)) lane = lane->next;
+    if (!lane) {
+        lane = calloc(1, sizeof *lane);
+        if (!lane) return NULL;
+        lane->card = card;
+        lane->next = sim_process.lanes;
+        sim_process.lanes = lane;
+    }
+    sim_lock(machine);
+    lane->queue = sim_queue_take(machine, sim_process.slot, card, sms, lane->submitted);
+    sim_unlock(machine);
+    if (lane->queue < 0) return NULL;
+    lane->sms = sms;
+    lane->seen = 0;
+    lane->open = true;
+    return lane;
+}
+
+void lane_close(struct lane *lane) {
+    struct sim_machine *machine = sim_machine();
+    lane->open = false;
+    sim_lock(machine);
+    sim_queue_give(machine, lane->queue);
+    sim_unlock(machine);
 }
 
 /* --- stamps: events that want to know when their target was reached; a heap, the least target on
@@ -38,8 +68,7 @@ static void stamps_settle(struct lane *lane, const struct sim_queue *queue) {
         while (lane->stamp_count && lane->stamps[0].target <= segment->to) {
             struct stamp stamp = heap_pop(lane);
             if (stamp.event->version != stamp.version) continue; /* recorded again, or destroyed */
-            uint64_t into = stamp.target > segment->from ? stamp.target - segment->from : 0;
-            stamp.event->stamp = segment->start + into;
+            stamp.event->stamp = sim_segment_when(segment, stamp.target);
             stamp.event->stamped = true;
         }
     }
@@ -57,6 +86,7 @@ static void look_locked(struct lane *lane) {
 
 void lane_look(struct lane *lane) {
     struct sim_machine *machine = sim_machine();
+    if (!lane->open) return;
     sim_lock(machine);
     look_locked(lane);
     sim_unlock(machine);
@@ -141,6 +171,16 @@ void lane_wait(struct lane *lane, uint64_t target) {
 }
 
 void lane_wait_all(struct lane *lane) { lane_wait(lane, lane->submitted); }
+
+void device_look(int device) {
+    for (struct lane *lane = sim_process.lanes; lane; lane = lane->next)
+        if (lane->card == sim_process.device[device].card) lane_look(lane);
+}
+
+void device_wait(int device) {
+    for (struct lane *lane = sim_process.lanes; lane; lane = lane->next)
+        if (lane->card == sim_process.device[device].card) lane_wait_all(lane);
+}
 
 void lane_cancel(struct lane *lane) {
     struct sim_machine *machine = sim_machine();

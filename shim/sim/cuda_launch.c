@@ -28,7 +28,7 @@ static CUresult launch(CUfunction handle, const struct shape *shape, CUstream st
     function_work(function, params, extra, &work);
     if (!stream_capturing(stream)) CHECK(module_use(function->module));
     if (function->local && !stream_capturing(stream))
-        CHECK(context_local(stream->context, function->local));
+        CHECK(context_local(stream->context->owner, function->local));
     if (stream_capturing(stream)) {
         struct node *node;
         CHECK(capture_node(stream, CU_GRAPH_NODE_TYPE_KERNEL, &node));
@@ -70,14 +70,26 @@ API CUresult cuLaunchKernelEx_ptsz(const CUlaunchConfig *config, CUfunction f, v
     return launch_config(config, f, true, params, extra);
 }
 
-/* A cooperative grid must fit on the card at once. */
+/* How many SMs a launch on this stream has; all where the stream is bad: the launch will say so. */
+static unsigned int sms_of(CUstream handle, bool per_thread) {
+    struct stream *stream;
+    unsigned int all = sim_model()->sms;
+    if (sim_enter()) return all;
+    if (!stream_find_quietly(handle, per_thread, &stream))
+        all = sim_sms_count(context_lane(stream->context)->sms);
+    sim_leave(&(CUresult){CUDA_SUCCESS});
+    return all;
+}
+
+/* A cooperative grid must fit on the context's SMs at once. */
 static CUresult launch_cooperative(CUfunction f, const struct shape *shape, CUstream stream,
                                    bool per_thread, void **params) {
     const struct sim_model *model = sim_model();
     uint64_t threads = (uint64_t)shape->bx * shape->by * shape->bz;
     uint64_t per_sm = threads ? model->threads_per_sm / threads : 0;
     if (per_sm > model->blocks_per_sm) per_sm = model->blocks_per_sm;
-    if ((uint64_t)shape->gx * shape->gy * shape->gz > per_sm * model->sms && threads)
+    if ((uint64_t)shape->gx * shape->gy * shape->gz > per_sm * sms_of(stream, per_thread) &&
+        threads)
         return CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE;
     return launch(f, shape, stream, per_thread, params, NULL);
 }

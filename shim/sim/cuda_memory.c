@@ -143,7 +143,7 @@ API CUresult cuMemFree_v2(CUdeviceptr pointer) {
     CHECK(capture_unsafe());
     if (!piece_find((uintptr_t)pointer, &piece) || piece.start != pointer)
         return CUDA_ERROR_INVALID_VALUE;
-    lane_wait_all(&sim_process.device[piece.range->device].lane);
+    device_wait(piece.range->device);
     return memory_free(pointer); /* looks again: the lock was open while it waited */
 }
 

@@ -28,7 +28,8 @@ static uint64_t kernel_ns(const char *name) {
 static enum builtin builtin_of(const char *name) {
     if (!strcmp(name, "vgpu_sim_fill")) return BUILTIN_FILL;
     if (!strcmp(name, "vgpu_sim_add")) return BUILTIN_ADD;
-    return strcmp(name, "vgpu_sim_checksum") ? BUILTIN_NONE : BUILTIN_CHECKSUM;
+    if (!strcmp(name, "vgpu_sim_checksum")) return BUILTIN_CHECKSUM;
+    return strcmp(name, "vgpu_sim_smids") ? BUILTIN_NONE : BUILTIN_SMIDS;
 }
 
 static CUresult function_get(struct module *module, const char *name, struct function **out) {
@@ -111,7 +112,7 @@ static CUresult module_load(CUmodule *out, const char *image) {
     struct context *context;
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     CHECK(context_current(&context));
-    lane_wait_all(context_lane(context));
+    device_wait(context->device);
     struct module *module = object_new(SIM_MODULE, sizeof *module);
     if (!module) return CUDA_ERROR_OUT_OF_MEMORY;
     module->context = context;
@@ -146,7 +147,7 @@ API CUresult cuModuleUnload(CUmodule handle) {
     SIM_ENTER();
     if (!object_is(handle, SIM_MODULE)) return CUDA_ERROR_INVALID_HANDLE;
     struct module *module = (struct module *)handle;
-    lane_wait_all(context_lane(module->context));
+    device_wait(module->context->device);
     struct module **link = &module->context->modules;
     while (*link && *link != module) link = &(*link)->next;
     if (!*link) return CUDA_ERROR_INVALID_HANDLE;

@@ -110,9 +110,8 @@ static uint64_t step_all(void) {
     uint64_t next = UINT64_MAX;
     for (bool again = true; again;) {
         again = false;
-        for (int i = 0; i < sim_process.devices; i++) {
-            struct lane *lane = &sim_process.device[i].lane;
-            if (!lane->submitted) continue;
+        for (struct lane *lane = sim_process.lanes; lane; lane = lane->next) {
+            if (!lane->open || !lane->submitted) continue;
             lane_look(lane);
             if (lane->to_host) {
                 uint64_t due = lane_due(lane, lane->effects[lane->effect_first].target);

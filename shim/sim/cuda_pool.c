@@ -281,7 +281,7 @@ API CUresult cuMemPoolTrimTo(CUmemoryPool handle, size_t keep) {
     if (!object_is(handle, SIM_POOL)) return CUDA_ERROR_INVALID_VALUE;
     CHECK(capture_unsafe());
     struct pool *pool = (struct pool *)handle;
-    lane_look(&sim_process.device[pool->device].lane);
+    device_look(pool->device);
     release(pool, keep);
     return CUDA_SUCCESS;
 }

@@ -32,7 +32,7 @@ static CUresult alloc_async(CUdeviceptr *pointer, size_t bytes, CUmemoryPool han
         pool_default(stream->context->device);
         pool = context_device(stream->context)->pool;
     }
-    lane_look(context_lane(stream->context)); /* frees that have come due */
+    device_look(stream->context->device); /* frees that have come due */
     return pool_alloc(pool, bytes, pointer);
 }
 API CUresult cuMemAllocAsync(CUdeviceptr *pointer, size_t bytes, CUstream stream) {
@@ -78,7 +78,7 @@ static CUresult free_async(CUdeviceptr pointer, CUstream handle, bool per_thread
         stream_work(stream, &work, false);
         return CUDA_SUCCESS;
     }
-    lane_wait_all(context_lane(stream->context)); /* a cuMemAlloc pointer: as cuMemFree */
+    device_wait(stream->context->device); /* a cuMemAlloc pointer: as cuMemFree */
     return memory_free(pointer);
 }
 API CUresult cuMemFreeAsync(CUdeviceptr pointer, CUstream stream) {
@@ -148,7 +148,7 @@ API CUresult cuMemPoolGetAttribute(CUmemoryPool handle, CUmemPool_attribute attr
     if (!out) return CUDA_ERROR_INVALID_VALUE;
     CHECK(pool_find(handle, &pool));
     CHECK(capture_unsafe());
-    lane_look(&sim_process.device[pool->device].lane);
+    device_look(pool->device);
     switch (attribute) {
     case CU_MEMPOOL_ATTR_REUSE_FOLLOW_EVENT_DEPENDENCIES:
     case CU_MEMPOOL_ATTR_REUSE_ALLOW_OPPORTUNISTIC:

@@ -38,6 +38,8 @@ enum sim_kind {
     SIM_GRAPH,
     SIM_NODE,
     SIM_EXEC,
+    SIM_GREEN,
+    SIM_DESC,
     SIM_KIND_END
 };
 
@@ -89,6 +91,7 @@ enum work_kind {
     WORK_FILL,
     WORK_ADD,
     WORK_CHECKSUM,
+    WORK_SMIDS,
     WORK_COPY,
     WORK_SET,
     WORK_STAGED,
@@ -104,6 +107,11 @@ struct work {
             uintptr_t out, a, b;
             uint32_t value, count;
         } kernel;
+        struct {
+            uintptr_t out;
+            uint32_t words;
+            struct sim_sms sms;
+        } smids;
         struct {
             uintptr_t dst, src;
             size_t dst_pitch, src_pitch, dst_slice, src_slice, width, height, depth;
@@ -135,7 +143,10 @@ struct stamp {
 };
 
 struct lane {
-    int card;
+    struct lane *next; /* of the process; never taken out */
+    bool open;
+    int card, queue;
+    struct sim_sms sms;
     uint64_t done;      /* as of the last look */
     uint64_t submitted; /* as of the last submission */
     uint64_t seen;      /* segments already used for stamps */
@@ -171,11 +182,15 @@ struct device {
     struct pool *default_pool, *pool;
     struct pool *pools[64]; /* live explicit pools, for the release at a sync */
     uint64_t graph_used, graph_used_high, graph_reserved, graph_reserved_high;
-    struct lane lane;
+    struct lane *lane; /* of the ordinary contexts; opened with the first */
 };
 
 struct context {
     struct object object;
+    struct lane *lane;
+    struct green *green;             /* NULL: an ordinary one */
+    struct context *owner;           /* of memory, modules, events: the primary one or itself */
+    struct context *greens, *beside; /* the primary's green ones; the next of them */
     int device;
     unsigned int flags;
     bool alive, primary;
@@ -188,6 +203,11 @@ struct context {
     struct range *ranges;
     struct array *arrays;
     struct module *modules;
+};
+
+struct green {
+    struct object object;
+    struct context *context;
 };
 
 enum op_kind {
@@ -266,7 +286,14 @@ struct event {
     size_t dep_count;
 };
 
-enum builtin { BUILTIN_NONE, BUILTIN_FILL, BUILTIN_ADD, BUILTIN_CHECKSUM };
+enum builtin {
+    BUILTIN_NONE,
+    BUILTIN_FILL,
+    BUILTIN_ADD,
+    BUILTIN_CHECKSUM,
+    BUILTIN_SMIDS,
+    BUILTIN_END
+};
 struct function {
     struct object object;
     struct function *next;
@@ -307,6 +334,7 @@ struct sim_process {
     struct device device[SIM_MAX_CARDS];
     uint64_t next_id;
     unsigned int waiting_streams; /* streams with ops */
+    struct lane *lanes;
 };
 LOCAL extern struct sim_process sim_process;
 
@@ -331,24 +359,34 @@ static inline bool object_is(const void *object, enum sim_kind kind) {
 LOCAL CUresult device_valid(CUdevice device);
 
 /* --- contexts (cuda_context.c) --- */
-LOCAL CUresult context_current(struct context **context); /* 201 without, 709 if it is gone */
+/* 201 without, 709 if it is gone. The current one may be a green context: then the one that streams
+ * are made in and work runs in is `context_active`, what owns all else is `context_current`. */
+LOCAL CUresult context_active(struct context **context);
+LOCAL CUresult context_current(struct context **context);
+LOCAL CUresult context_find(CUcontext handle, struct context **context); /* NULL: the active one */
+LOCAL CUresult context_retain(int device, struct context **primary);
+LOCAL CUresult context_release(int device);
+LOCAL void context_quiet(struct context *context);  /* its work and its streams end */
+LOCAL void green_drop_all(struct context *primary); /* cuda_green.c */
 static inline struct device *context_device(const struct context *context) {
     return &sim_process.device[context->device];
 }
-static inline struct lane *context_lane(const struct context *context) {
-    return &context_device(context)->lane;
-}
+static inline struct lane *context_lane(const struct context *context) { return context->lane; }
 
 LOCAL CUresult context_local(struct context *context,
                              unsigned int bytes); /* cuda_context_calls.c */
 
 /* --- lanes (cuda_lane.c) --- */
+LOCAL struct lane *lane_open(int card, struct sim_sms sms); /* NULL: no more */
+LOCAL void lane_close(struct lane *lane);
 LOCAL void lane_look(struct lane *lane); /* moves time to now; effects and stamps */
 LOCAL uint64_t lane_submit(struct lane *lane, uint64_t ns); /* target */
 LOCAL void lane_effect(struct lane *lane, uint64_t target, const struct work *work);
 LOCAL void lane_stamp(struct lane *lane, struct event *event);
 LOCAL void lane_wait(struct lane *lane, uint64_t target); /* unlocks while it sleeps */
 LOCAL void lane_wait_all(struct lane *lane);
+LOCAL void device_look(int device); /* all its lanes */
+LOCAL void device_wait(int device);
 LOCAL void lane_cancel(struct lane *lane);                   /* what is submitted counts as done */
 LOCAL uint64_t lane_due(struct lane *lane, uint64_t target); /* earliest wall time */
 LOCAL void lane_effects(struct lane *lane);
@@ -366,7 +404,9 @@ LOCAL void stream_op(struct stream *stream, const struct op *op);
 LOCAL void stream_join_legacy(struct stream *stream);
 LOCAL void stream_wait(struct stream *stream);
 LOCAL bool stream_idle(struct stream *stream);
-LOCAL void context_wait(struct context *context);
+LOCAL void context_wait(struct context *context); /* the primary: its green ones too */
+LOCAL void stream_join(struct stream *stream, struct stream *other);
+LOCAL CUresult stream_wait_event(struct stream *stream, CUevent event);
 LOCAL void op_wake(void);
 LOCAL void event_settle(struct event *event, struct lane *lane, uint64_t target);
 

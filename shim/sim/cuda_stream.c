@@ -29,7 +29,7 @@ CUresult stream_new(struct context *context, unsigned int flags, int priority,
     context->live_streams++;
     stream->context = context;
     stream->flags = flags;
-    stream->priority = priority;
+    stream->priority = priority > 0 ? 0 : priority < -5 ? -5 : priority;
     stream->id = ++sim_process.next_id;
     stream->next = context->streams;
     context->streams = stream;
@@ -61,7 +61,7 @@ static CUresult own_stream(struct context *context, struct stream **out) {
 CUresult stream_find_quietly(CUstream handle, bool per_thread, struct stream **out) {
     if (!handle || handle == CU_STREAM_LEGACY || handle == CU_STREAM_PER_THREAD) {
         struct context *context;
-        CHECK(context_current(&context));
+        CHECK(context_active(&context));
         if (handle == CU_STREAM_PER_THREAD || (!handle && per_thread))
             return own_stream(context, out);
         *out = context->legacy;
@@ -87,9 +87,15 @@ CUresult stream_find(CUstream handle, bool per_thread, struct stream **out) {
     return CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
 }
 
-static void op_join(struct stream *stream, struct stream *other) {
+/* What `other` has submitted is done before what the stream submits from now on. */
+void stream_join(struct stream *stream, struct stream *other) {
+    if (other->tail > stream->tail) stream->tail = other->tail;
     if (other == stream || !other->first) return;
     stream_op(stream, &(struct op){.kind = OP_WAIT_STREAM, .join = {other, other->queued}});
+}
+
+static void op_join(struct stream *stream, struct stream *other) {
+    if (other->first) stream_join(stream, other);
 }
 
 /* The legacy stream and the blocking ones wait for each other; without ops the order of submission
@@ -113,16 +119,26 @@ static void wait_for_room(struct stream *stream) {
     }
 }
 
-void stream_work(struct stream *stream, const struct work *work, bool launch) {
+/* A kernel as the lane runs it: on fewer SMs it takes longer in proportion; copies do not. */
+static struct work work_on(const struct lane *lane, const struct work *work) {
+    struct work own = *work;
+    if (work->kind <= WORK_SMIDS && work->ns < SIM_ENDLESS)
+        own.ns = work->ns * sim_model()->sms / sim_sms_count(lane->sms);
+    if (work->kind == WORK_SMIDS) own.smids.sms = lane->sms;
+    return own;
+}
+
+void stream_work(struct stream *stream, const struct work *given, bool launch) {
     struct lane *lane = context_lane(stream->context);
+    struct work work = work_on(lane, given);
     stream_join_legacy(stream);
     if (stream->first) {
-        stream_op(stream, &(struct op){.kind = OP_WORK, .work = *work});
+        stream_op(stream, &(struct op){.kind = OP_WORK, .work = work});
         return;
     }
     if (launch) wait_for_room(stream);
-    uint64_t target = lane_submit(lane, work->ns);
-    if (work->kind) lane_effect(lane, target, work);
+    uint64_t target = lane_submit(lane, work.ns);
+    if (work.kind) lane_effect(lane, target, &work);
     stream->tail = target;
     if (!(stream->flags & CU_STREAM_NON_BLOCKING)) stream->context->blocking_tail = target;
     if (launch) stream->launch[stream->launches++ % 1024] = target;
@@ -167,6 +183,7 @@ void stream_wait(struct stream *stream) {
 }
 
 void context_wait(struct context *context) {
+    for (struct context *green = context->greens; green; green = green->beside) context_wait(green);
     for (struct stream *stream = context->streams; stream; stream = stream->next)
         if (stream->first) ops_wait(stream);
     lane_wait_all(context_lane(context));

@@ -6,10 +6,18 @@ API CUresult cuStreamCreateWithPriority(CUstream *out, unsigned int flags, int p
     struct context *context;
     struct stream *stream;
     if (!out || flags > 1) return CUDA_ERROR_INVALID_VALUE;
-    CHECK(context_current(&context));
-    if (priority > 0) priority = 0;
-    if (priority < -5) priority = -5;
+    CHECK(context_active(&context));
     CHECK(stream_new(context, flags, priority, &stream));
+    *out = (CUstream)stream;
+    return CUDA_SUCCESS;
+}
+API CUresult cuGreenCtxStreamCreate(CUstream *out, CUgreenCtx green, unsigned int flags,
+                                    int priority) {
+    SIM_ENTER();
+    struct stream *stream;
+    if (!out || flags != CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
+    if (!object_is(green, SIM_GREEN)) return CUDA_ERROR_INVALID_CONTEXT;
+    CHECK(stream_new(((struct green *)green)->context, flags, priority, &stream));
     *out = (CUstream)stream;
     return CUDA_SUCCESS;
 }
@@ -89,21 +97,26 @@ STREAM_GETTER(cuStreamGetId, unsigned long long, stream->id)
 STREAM_GETTER(cuStreamGetCtx, CUcontext, (CUcontext)stream->context)
 STREAM_GETTER(cuStreamGetDevice, CUdevice, stream->context->device)
 
-API CUresult cuStreamGetCtx_v2(CUstream stream, CUcontext *context, CUgreenCtx *green) {
-    if (green) *green = NULL;
-    return cuStreamGetCtx(stream, context);
-}
-API CUresult cuStreamGetCtx_v2_ptsz(CUstream stream, CUcontext *context, CUgreenCtx *green) {
-    if (green) *green = NULL;
-    return cuStreamGetCtx_ptsz(stream, context);
-}
-API CUresult cuStreamGetGreenCtx(CUstream handle, CUgreenCtx *green) {
+/* Of a green context's stream: that, and the primary context. */
+static CUresult get_contexts(CUstream handle, CUcontext *context, CUgreenCtx *green,
+                             bool per_thread) {
     SIM_ENTER();
     struct stream *stream;
-    if (!green) return CUDA_ERROR_INVALID_VALUE;
-    CHECK(stream_find(handle, false, &stream));
-    *green = NULL;
+    if (!context) return CUDA_ERROR_INVALID_VALUE;
+    CHECK(stream_find(handle, per_thread, &stream));
+    *context = (CUcontext)stream->context->owner;
+    if (green) *green = (CUgreenCtx)stream->context->green;
     return CUDA_SUCCESS;
+}
+API CUresult cuStreamGetCtx_v2(CUstream stream, CUcontext *context, CUgreenCtx *green) {
+    return get_contexts(stream, context, green, false);
+}
+API CUresult cuStreamGetCtx_v2_ptsz(CUstream stream, CUcontext *context, CUgreenCtx *green) {
+    return get_contexts(stream, context, green, true);
+}
+API CUresult cuStreamGetGreenCtx(CUstream stream, CUgreenCtx *green) {
+    CUcontext context;
+    return green ? get_contexts(stream, &context, green, false) : CUDA_ERROR_INVALID_VALUE;
 }
 
 /* --- host functions --- */

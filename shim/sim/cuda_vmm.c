@@ -220,7 +220,8 @@ API CUresult cuMemUnmap(CUdeviceptr pointer, size_t size) {
             covered += mapping->size;
     if (covered != size) return CUDA_ERROR_INVALID_VALUE;
     for (int i = 0; i < sim_process.devices; i++) /* an effect must not find its memory gone */
-        if (sim_process.device[i].lane.effect_count) lane_wait_all(&sim_process.device[i].lane);
+        for (const struct lane *lane = sim_process.lanes; lane; lane = lane->next)
+            if (lane->card == sim_process.device[i].card && lane->effect_count) device_wait(i);
     for (struct mapping **link = &range->mappings; *link;) {
         struct mapping *mapping = *link;
         if (mapping->start < pointer || mapping->start + mapping->size > pointer + size) {

@@ -39,6 +39,12 @@ static void run_set(const struct work *work) {
     }
 }
 
+static void run_smids(const struct work *work) {
+    uint32_t *out = (uint32_t *)work->smids.out;
+    for (uint32_t i = 0; i < work->smids.words; i++)
+        out[i] = i / 2 < SIM_SM_WORDS ? (uint32_t)(work->smids.sms.word[i / 2] >> i % 2 * 32) : 0;
+}
+
 void work_run(const struct work *work) {
     struct piece piece;
     switch (work->kind) {
@@ -48,6 +54,9 @@ void work_run(const struct work *work) {
     case WORK_ADD:
     case WORK_CHECKSUM:
         run_kernel(work);
+        break;
+    case WORK_SMIDS:
+        run_smids(work);
         break;
     case WORK_COPY:
         run_copy(work);

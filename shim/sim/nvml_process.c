@@ -56,7 +56,7 @@ static unsigned int processes(int card, struct process list[SIM_MAX_PROCS]) {
         const struct sim_proc *proc = &machine->proc[i];
         if (proc->pid && (proc->contexts[card] || proc->listed[card]))
             list[count++] = (struct process){proc->pid, proc->listed[card],
-                                             sim_busy_percent(&proc->queue[card].busy, now)};
+                                             sim_busy_percent(&proc->busy[card], now)};
     }
     sim_unlock(machine);
     return count;

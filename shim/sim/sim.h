@@ -5,12 +5,17 @@
  *   machine  the mapped file: the cards, the processes that use them, the exported allocations.
  *   card     one simulated GPU. Its model is fixed, its state (memory taken, timeline) is shared.
  *   proc     the slot of one process; owner = pid + start time. Freed by whoever notices that the
- * owner is dead. queue    one process's work on one card: ns of GPU time submitted and done. Work
- * of one process runs in the order of submission, one piece at a time, so a piece is complete when
- * `done` has reached its `target`, the sum submitted up to and including it. Streams and events are
- * private to the process and hold only targets. segment  a stretch of wall time in which a queue
- * ran: from it the owner finds when a target was reached. turn     the card runs one process at a
- * time: round robin, 2 ms each, and 150 us lost at every change.
+ *            owner is dead.
+ *   queue    work of one process for some of a card's SMs: ns of GPU time submitted and done. One
+ *            for all of the process's ordinary contexts on the card, one for each green context.
+ *            Its work runs in the order of submission, one piece at a time, so a piece is complete
+ *            when `done` has reached its `target`, the sum submitted up to and including it.
+ *            Streams and events are private to the process and hold only targets.
+ *   rate     how fast a queue runs: 1 alone on its SMs; two that want the same SMs get half each.
+ *   segment  a stretch of wall time in which a queue ran: from it the owner finds when a target
+ *            was reached.
+ *   turn     the card runs one process at a time: round robin, 2 ms each, and 150 us lost at every
+ *            change.
  *
  * Nothing runs in the background: whoever looks at a card moves its timeline to now (sim_time.c).
  * All times are CLOCK_MONOTONIC ns, all sizes bytes.
@@ -25,7 +30,10 @@
 #define SIM_MAX_CARDS 16
 #define SIM_MAX_PROCS 128
 #define SIM_MAX_SHARES 256
+#define SIM_MAX_QUEUES 1024
 #define SIM_SEGMENTS 512
+#define SIM_SM_WORDS 3 /* of 64 SMs */
+#define SIM_FULL_RATE UINT64_C(65536)
 #define SIM_WINDOWS 16 /* busy time is kept for the last second, in windows of 1/16 s */
 #define SIM_WINDOW_NS UINT64_C(62500000)
 #define SIM_SLICE_NS UINT64_C(2000000)
@@ -39,6 +47,7 @@
 
 struct sim_model {
     const char *key, *name;
+    unsigned int sm_step, sm_groups; /* SMs in a group, groups that the chip can be split into */
     unsigned int sms, major, minor, clock_khz, memory_khz, bus_bits, pci_device;
     unsigned int threads_per_sm, blocks_per_sm, shared_per_sm, shared_optin, l2_bytes, cores_per_sm;
     uint64_t total;          /* what programs see: cuDeviceTotalMem */
@@ -54,14 +63,22 @@ struct sim_busy {
     uint64_t total;
 };
 
+struct sim_sms {
+    uint64_t word[SIM_SM_WORDS]; /* bit = SM */
+};
+
 struct sim_segment {
-    uint64_t start, from, to; /* from wall time `start` on, `done` went from `from` to `to` */
+    uint64_t start, end; /* wall time */
+    uint64_t from, to;   /* `done` went so far in it, */
+    uint64_t rate;       /* this fast */
 };
 
 struct sim_queue {
+    int32_t proc, card; /* proc -1 = free */
+    struct sim_sms sms;
     uint64_t submitted, done;
-    uint64_t written; /* segments ever written; the newest SIM_SEGMENTS are kept */
-    struct sim_busy busy;
+    uint64_t rate, fraction; /* of the stretch that runs now; of a ns, in 1/SIM_FULL_RATE */
+    uint64_t written;        /* segments ever written; the newest SIM_SEGMENTS are kept */
     struct sim_segment segments[SIM_SEGMENTS];
 };
 
@@ -71,7 +88,7 @@ struct sim_proc {
     uint64_t started; /* start time as in /proc/PID/stat */
     uint64_t listed[SIM_MAX_CARDS], hidden[SIM_MAX_CARDS];
     uint32_t contexts[SIM_MAX_CARDS];
-    struct sim_queue queue[SIM_MAX_CARDS];
+    struct sim_busy busy[SIM_MAX_CARDS];
 };
 
 struct sim_card {
@@ -96,11 +113,12 @@ struct sim_machine {
     uint64_t magic;
     uint64_t next_id;
     uint64_t switch_ns;
-    int32_t proc_end; /* slots from here on were never used */
-    uint64_t lock;    /* pid and thread of the owner, 0 = free (sim_lock.c) */
+    int32_t proc_end, queue_end; /* slots from here on were never used */
+    uint64_t lock;               /* pid and thread of the owner, 0 = free (sim_lock.c) */
     struct sim_card card[SIM_MAX_CARDS];
     struct sim_share share[SIM_MAX_SHARES];
     struct sim_proc proc[SIM_MAX_PROCS];
+    struct sim_queue queue[SIM_MAX_QUEUES];
 };
 
 /* --- cuda_names.c: names.def as a table; it ends with base NULL --- */
@@ -141,6 +159,25 @@ SIM_INTERNAL uint64_t sim_taken(int card);
 SIM_INTERNAL void sim_share_path(uint64_t id, char *path, size_t size);
 SIM_INTERNAL void sim_share_settle(struct sim_machine *machine,
                                    struct sim_share *share); /* after a change; lock held */
+
+/* --- sim_sms.c: sets of SMs --- */
+SIM_INTERNAL struct sim_sms sim_sms_range(unsigned int first, unsigned int count);
+SIM_INTERNAL struct sim_sms sim_sms_join(struct sim_sms a, struct sim_sms b);
+SIM_INTERNAL unsigned int sim_sms_count(struct sim_sms sms);
+SIM_INTERNAL bool sim_sms_meet(struct sim_sms a, struct sim_sms b); /* have one in common */
+
+/* --- sim_queue.c: one sequence of work; the lock is held --- */
+SIM_INTERNAL int sim_queue_take(struct sim_machine *machine, int slot, int card, struct sim_sms sms,
+                                uint64_t from); /* its first target; -1 = table full */
+SIM_INTERNAL void sim_queue_give(struct sim_machine *machine, int queue);
+static inline bool sim_queue_ready(const struct sim_queue *queue, int card) {
+    return queue->proc >= 0 && queue->card == card && queue->submitted > queue->done;
+}
+SIM_INTERNAL void sim_queues_rate(struct sim_queue *const *queues, int count);
+SIM_INTERNAL uint64_t sim_queue_left(const struct sim_queue *queue); /* wall ns at its rate */
+SIM_INTERNAL void sim_queue_run(struct sim_queue *queue, uint64_t start, uint64_t end);
+/* Wall time at which `target`, inside the segment, was reached. */
+SIM_INTERNAL uint64_t sim_segment_when(const struct sim_segment *segment, uint64_t target);
 
 /* --- sim_time.c: the timeline --- */
 SIM_INTERNAL uint64_t sim_now(void);

@@ -13,7 +13,7 @@
 
 #include "sim.h"
 
-#define MAGIC UINT64_C(0x326d69732d757067) /* "gpu-sim2": change it with the layout */
+#define MAGIC UINT64_C(0x336d69732d757067) /* "gpu-sim3": change it with the layout */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct sim_machine *mapped;
@@ -42,7 +42,7 @@ static void machine_init(struct sim_machine *machine) {
 static void map_machine(void) {
     if (!find_directory()) return;
     char path[sizeof directory + 40];
-    snprintf(path, sizeof path, "%s/%s.2", directory, sim_model()->key);
+    snprintf(path, sizeof path, "%s/%s.3", directory, sim_model()->key);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return;
     struct sim_machine *machine = MAP_FAILED;
@@ -79,11 +79,10 @@ static void recount(struct sim_machine *machine) {
 /* The owner was killed or stopped between two stores. Only the sums can be wrong; each is made anew
  * from what it sums. */
 void sim_recover(struct sim_machine *machine) {
-    for (int i = 0; i < machine->proc_end; i++)
-        for (int card = 0; card < SIM_MAX_CARDS; card++) {
-            struct sim_queue *queue = &machine->proc[i].queue[card];
-            if (queue->done > queue->submitted) queue->done = queue->submitted;
-        }
+    for (int i = 0; i < machine->queue_end; i++) {
+        struct sim_queue *queue = &machine->queue[i];
+        if (queue->done > queue->submitted) queue->done = queue->submitted;
+    }
     sim_reap(machine);
     recount(machine);
 }
@@ -101,14 +100,15 @@ static bool proc_alive(const struct sim_proc *proc) {
     return state == 'Z' && !stat(path, &info) && info.st_nlink > 3;
 }
 
-static void proc_clear(struct sim_proc *proc) {
+static void proc_clear(struct sim_machine *machine, int slot) {
+    struct sim_proc *proc = &machine->proc[slot];
     for (int card = 0; card < SIM_MAX_CARDS; card++) {
         proc->listed[card] = proc->hidden[card] = 0;
         proc->contexts[card] = 0;
-        struct sim_queue *queue = &proc->queue[card];
-        if (queue->submitted || queue->busy.total)
-            memset(queue, 0, offsetof(struct sim_queue, segments));
     }
+    memset(proc->busy, 0, sizeof proc->busy);
+    for (int i = 0; i < machine->queue_end; i++)
+        if (machine->queue[i].proc == slot) sim_queue_give(machine, i);
 }
 
 static void proc_release(struct sim_machine *machine, int slot) {
@@ -118,7 +118,7 @@ static void proc_release(struct sim_machine *machine, int slot) {
         machine->card[card].taken -= proc->listed[card] + proc->hidden[card];
         if (machine->card[card].holder == slot) machine->card[card].holder = -1;
     }
-    proc_clear(proc);
+    proc_clear(machine, slot);
     for (int i = 0; i < SIM_MAX_SHARES; i++) {
         struct sim_share *share = &machine->share[i];
         if (!share->id) continue;
@@ -149,7 +149,7 @@ int sim_proc_join(struct sim_machine *machine) {
     for (int i = 0; i < SIM_MAX_PROCS && slot < 0; i++)
         if (!machine->proc[i].pid) slot = i;
     if (slot >= 0) {
-        proc_clear(&machine->proc[slot]); /* whoever released it may have been killed halfway */
+        proc_clear(machine, slot); /* whoever released it may have been killed halfway */
         machine->proc[slot].generation++;
         machine->proc[slot].started = started;
         machine->proc[slot].pid = getpid();

@@ -47,18 +47,31 @@ unsigned int sim_busy_percent(const struct sim_busy *busy, uint64_t now) {
     return (unsigned int)least(percent, 100);
 }
 
-static bool runnable(const struct sim_machine *machine, int slot, int card) {
-    const struct sim_proc *proc = &machine->proc[slot];
-    return proc->pid && proc->queue[card].submitted > proc->queue[card].done;
+/* The holder if nobody else wants the card, else whoever comes next after it; -1 = no work. */
+static int next_holder(const struct sim_machine *machine, int card) {
+    int holder = machine->card[card].holder, end = machine->proc_end;
+    int next = -1, nearest = end + 1, base = holder < 0 ? end - 1 : holder;
+    for (int i = 0; i < machine->queue_end; i++) {
+        const struct sim_queue *queue = &machine->queue[i];
+        if (!sim_queue_ready(queue, card)) continue;
+        int distance = queue->proc == holder ? end : (queue->proc - base - 1 + end) % end;
+        if (distance >= nearest) continue;
+        nearest = distance;
+        next = queue->proc;
+    }
+    return next;
 }
 
-/* The next process after `slot` that has work, `slot` itself last; -1 = none. */
-static int next_runnable(const struct sim_machine *machine, int slot, int card) {
-    for (int i = 1; i <= machine->proc_end; i++) {
-        int next = (slot + i) % machine->proc_end;
-        if (runnable(machine, next, card)) return next;
+/* The queues that run while the holder has the card. */
+static int ready_queues(struct sim_machine *machine, int card,
+                        struct sim_queue *ready[SIM_MAX_QUEUES]) {
+    int count = 0;
+    for (int i = 0; i < machine->queue_end; i++) {
+        struct sim_queue *queue = &machine->queue[i];
+        if (sim_queue_ready(queue, card) && queue->proc == machine->card[card].holder)
+            ready[count++] = queue;
     }
-    return -1;
+    return count;
 }
 
 static void hand_over(const struct sim_machine *machine, struct sim_card *card, int next) {
@@ -68,23 +81,28 @@ static void hand_over(const struct sim_machine *machine, struct sim_card *card, 
     card->slice_end = card->switch_end + SIM_SLICE_NS;
 }
 
-static void queue_run(struct sim_queue *queue, uint64_t start, uint64_t ns) {
-    struct sim_segment *last = &queue->segments[(queue->written - 1) % SIM_SEGMENTS];
-    if (queue->written && last->to == queue->done && last->start + (last->to - last->from) == start)
-        last->to += ns;
-    else
-        queue->segments[queue->written++ % SIM_SEGMENTS] =
-            (struct sim_segment){start, queue->done, queue->done + ns};
-    queue->done += ns;
-    busy_add(&queue->busy, start, ns);
+/* One stretch, at most up to `end`, in which the same queues run all the time. */
+static void run(struct sim_machine *machine, int index, struct sim_queue *const *ready, int count,
+                uint64_t end) {
+    struct sim_card *card = &machine->card[index];
+    sim_queues_rate(ready, count);
+    for (int i = 0; i < count; i++) end = least(end, card->now + sim_queue_left(ready[i]));
+    for (int i = 0; i < count; i++) {
+        sim_queue_run(ready[i], card->now, end);
+        bool first = true;
+        for (int j = 0; j < i; j++) first &= ready[j]->proc != ready[i]->proc;
+        if (first) busy_add(&machine->proc[ready[i]->proc].busy[index], card->now, end - card->now);
+    }
+    busy_add(&card->busy, card->now, end - card->now);
+    card->now = end;
 }
 
 void sim_advance(struct sim_machine *machine, int index, uint64_t now) {
     struct sim_card *card = &machine->card[index];
+    struct sim_queue *ready[SIM_MAX_QUEUES];
     if (!card->now) card->now = now;
     while (card->now < now && sim_holds(machine)) {
-        int next =
-            next_runnable(machine, card->holder < 0 ? machine->proc_end - 1 : card->holder, index);
+        int next = next_holder(machine, index);
         if (next < 0) {
             card->now = now;
             return;
@@ -95,7 +113,8 @@ void sim_advance(struct sim_machine *machine, int index, uint64_t now) {
             sim_reap(machine);
             continue;
         }
-        if (card->holder < 0 || !runnable(machine, card->holder, index)) {
+        int count = ready_queues(machine, index, ready);
+        if (!count) {
             hand_over(machine, card, next);
             continue;
         }
@@ -111,13 +130,7 @@ void sim_advance(struct sim_machine *machine, int index, uint64_t now) {
             }
             card->slice_end += ((card->now - card->slice_end) / SIM_SLICE_NS + 1) * SIM_SLICE_NS;
         }
-        struct sim_queue *queue = &machine->proc[card->holder].queue[index];
-        uint64_t end = least(now, card->now + (queue->submitted - queue->done));
-        if (contended) end = least(end, card->slice_end);
-        uint64_t ran = end - card->now;
-        queue_run(queue, card->now, ran);
-        busy_add(&card->busy, card->now, ran);
-        card->now = end;
+        run(machine, index, ready, count, contended ? least(now, card->slice_end) : now);
     }
 }
 
