@@ -33,6 +33,7 @@ struct kernel {
 };
 
 static struct vgpu_map holdings, libraries, kernels;
+static uint32_t any_library; /* 1: libraries was not always empty; read without the lock */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static uint64_t key_of(const void *handle) { return (uint64_t)(uintptr_t)handle; }
@@ -148,6 +149,7 @@ CUresult vgpu_modules_load_library(const struct vgpu_module_call *call) {
     pthread_mutex_lock(&lock);
     vgpu_map_put(&libraries, &library->node);
     pthread_mutex_unlock(&lock);
+    vgpu_store_relaxed(&any_library, 1U);
     return rc;
 }
 
@@ -202,7 +204,7 @@ static CUresult use(const struct vgpu_place *place, uint64_t library, const char
 
 CUresult vgpu_modules_used(CUlibrary library, const char *api) {
     struct vgpu_place place;
-    if (!vgpu_load_relaxed(&libraries.count)) return CUDA_SUCCESS;
+    if (!vgpu_load_relaxed(&any_library)) return CUDA_SUCCESS;
     CUresult rc = vgpu_context_here(&place, api);
     return rc || !place.session ? rc : use(&place, key_of(library), api);
 }
@@ -236,5 +238,6 @@ void vgpu_modules_forget(void) {
     pthread_mutex_init(&lock, NULL);
     memset(&holdings, 0, sizeof holdings);
     memset(&libraries, 0, sizeof libraries);
+    any_library = 0;
     memset(&kernels, 0, sizeof kernels);
 }

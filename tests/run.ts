@@ -135,6 +135,8 @@ const steps: Record<string, () => Promise<void>> = {
     note("the simulated GPU builds", await run(["sh", "shim/sim/build.sh", sim]));
     const script = ["bash", "tests/shim/memory_run.sh", "sim"];
     count("tests/shim/memory_run.sh", await run(script, { SIM: sim }));
+    const sanitized = ["sh", "tests/shim/memory_sanitized.sh"];
+    count("tests/shim/memory_sanitized.sh", await run(sanitized, { SIM: sim }));
   },
   async pacing() {
     count("tests/shim/pace_run.sh", await run(["bash", "tests/shim/pace_run.sh"]));
