@@ -95,7 +95,9 @@ static void slot_fill(struct vgpu_slot *slot, uint32_t pid, const char *name) {
     uint64_t start_time = 0, flags;
     char state;
     vgpu_process_stat(pid, &start_time, &state, &flags);
-    memset(slot->use, 0, sizeof slot->use);
+    /* Word by word: others may still be summing up what its last owner held. */
+    uint64_t *end = (uint64_t *)(slot->use + VGPU_MAX_DEVICES);
+    for (uint64_t *word = (uint64_t *)slot->use; word < end; word++) vgpu_store_relaxed(word, 0U);
     memset(slot->name, 0, sizeof slot->name);
     strncpy(slot->name, name, sizeof slot->name - 1);
     struct timespec now;
