@@ -59,28 +59,31 @@ static CUresult alloc_from_ptsz(const struct vgpu_pool_call *c) {
 }
 
 VGPU_EXPORT CUresult cuMemAllocAsync(CUdeviceptr *out, size_t bytes, CUstream stream) {
-    struct vgpu_pool_call call = {NULL,   bytes, "cuMemAllocAsync",   out,
-                                  stream, alloc, REAL(cuMemFreeAsync)};
+    struct vgpu_pool_call call = {NULL,   bytes, "cuMemAllocAsync",    out,
+                                  stream, alloc, REAL(cuMemFreeAsync), CALL(cuStreamQuery)};
     return allocate(&call, false, CALL(cuStreamIsCapturing));
 }
 
 VGPU_EXPORT CUresult cuMemAllocAsync_ptsz(CUdeviceptr *out, size_t bytes, CUstream stream) {
-    struct vgpu_pool_call call = {NULL,   bytes,      "cuMemAllocAsync_ptsz",   out,
-                                  stream, alloc_ptsz, REAL(cuMemFreeAsync_ptsz)};
+    struct vgpu_pool_call call = {
+        NULL,   bytes,      "cuMemAllocAsync_ptsz",    out,
+        stream, alloc_ptsz, REAL(cuMemFreeAsync_ptsz), CALL(cuStreamQuery_ptsz)};
     return allocate(&call, false, CALL(cuStreamIsCapturing_ptsz));
 }
 
 VGPU_EXPORT CUresult cuMemAllocFromPoolAsync(CUdeviceptr *out, size_t bytes, CUmemoryPool pool,
                                              CUstream stream) {
-    struct vgpu_pool_call call = {pool,   bytes,      "cuMemAllocFromPoolAsync", out,
-                                  stream, alloc_from, REAL(cuMemFreeAsync)};
+    struct vgpu_pool_call call = {
+        pool,   bytes,      "cuMemAllocFromPoolAsync", out,
+        stream, alloc_from, REAL(cuMemFreeAsync),      CALL(cuStreamQuery)};
     return allocate(&call, true, CALL(cuStreamIsCapturing));
 }
 
 VGPU_EXPORT CUresult cuMemAllocFromPoolAsync_ptsz(CUdeviceptr *out, size_t bytes, CUmemoryPool pool,
                                                   CUstream stream) {
-    struct vgpu_pool_call call = {pool,   bytes,           "cuMemAllocFromPoolAsync_ptsz", out,
-                                  stream, alloc_from_ptsz, REAL(cuMemFreeAsync_ptsz)};
+    struct vgpu_pool_call call = {
+        pool,   bytes,           "cuMemAllocFromPoolAsync_ptsz", out,
+        stream, alloc_from_ptsz, REAL(cuMemFreeAsync_ptsz),      CALL(cuStreamQuery_ptsz)};
     return allocate(&call, true, CALL(cuStreamIsCapturing_ptsz));
 }
 

@@ -195,16 +195,43 @@ static struct vgpu_account account_of(CUmemoryPool handle, const struct vgpu_acc
     return owner;
 }
 
+/* Something may be in flight on the stream: memory freed there can serve the next request although
+ * neither a reading nor trimming shows it as free. */
+static bool is_busy(const struct vgpu_pool_call *call) {
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    bool exchanged = CALL(cuThreadExchangeStreamCaptureMode)(&mode) == CUDA_SUCCESS;
+    CUresult rc = call->query(call->stream);
+    if (exchanged) CALL(cuThreadExchangeStreamCaptureMode)(&mode);
+    return rc == CUDA_ERROR_NOT_READY;
+}
+
+/* Lets the pool give back what nothing lives in, up to `bytes`. */
+static void trim(CUmemoryPool pool, const struct vgpu_account *account, uint64_t bytes) {
+    uint64_t reserved = 0;
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    if (!read_attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved)) return;
+    bool exchanged = CALL(cuThreadExchangeStreamCaptureMode)(&mode) == CUDA_SUCCESS;
+    REAL(cuMemPoolTrimTo)(pool, reserved > bytes ? reserved - bytes : 0);
+    if (exchanged) CALL(cuThreadExchangeStreamCaptureMode)(&mode);
+    settle(pool, account, 0);
+}
+
 CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool_call *call) {
     struct vgpu_session *session = place->session;
     struct vgpu_account account = account_of(call->pool, &place->account);
     if (!account.region) return call->alloc(call);
     uint64_t guess = growth_of(call->bytes);
-    bool certain = vgpu_ledger_reserve(&account, guess);
+    struct vgpu_request request = {guess, call->bytes, 0, call->api};
+    bool certain = vgpu_charge_try(session, &account, guess);
+    if (!certain && call->bytes <= vgpu_ledger_limit(session->region, account.device)) {
+        /* What the pool keeps unused makes room for the greatest growth. Its figures would not tell
+         * whether the request fits into that as it lies: the pool grows when it is in pieces. */
+        trim(call->pool, &account, guess);
+        certain = vgpu_ledger_reserve(&account, guess);
+    }
     if (!certain) {
-        /* The greatest growth does not fit. Freed memory of the pool itself may do. */
-        guess = least_growth(call->pool, call->bytes);
-        const struct vgpu_request request = {guess, call->bytes, 0, call->api};
+        if (!is_busy(call)) return vgpu_charge_deny(session, &account, &request);
+        request.bytes = guess = least_growth(call->pool, call->bytes);
         CUresult rc = vgpu_charge(session, &account, &request);
         if (rc != CUDA_SUCCESS) return rc;
     }
@@ -214,11 +241,9 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
     if (vgpu_ledger_used(session->region, account.device) <=
         vgpu_ledger_limit(session->region, account.device))
         return rc;
-    /* Fragmented, or what was freed is still in flight: the pool grew past the limit after all. */
-    const struct vgpu_request request = {growth_of(call->bytes), call->bytes, 0, call->api};
+    /* What was freed in flight did not serve: the pool grew past the limit after all. */
     call->give_back(*call->out, call->stream);
-    REAL(cuMemPoolTrimTo)(call->pool, 0);
-    settle(call->pool, &account, 0);
+    trim(call->pool, &account, growth_of(call->bytes));
     vgpu_pools_mark_dirty();
     *call->out = 0;
     return vgpu_charge_deny(session, &account, &request);

@@ -1,7 +1,9 @@
 /* Stream-ordered memory: a pool costs what it has reserved, not what is handed out of it.
  *
  * Each pool is charged its RESERVED figure as last read from the driver. Before a call the greatest
- * growth it can cause is reserved; after it the figure is read again and replaces the guess. What
+ * growth it can cause is reserved, if need be from what the pool itself can give back; after it the
+ * figure is read again and replaces the guess. Only on a stream that is still at work a request may
+ * be let through with less: memory freed there may serve it. What
  * the pool gives back (at a synchronisation, by trimming) is noticed by reading again.
  */
 #ifndef VGPU_POOLS_H
@@ -36,6 +38,7 @@ struct vgpu_pool_call {
     CUstream stream;
     CUresult (*alloc)(const struct vgpu_pool_call *call);
     CUresult (*give_back)(CUdeviceptr address, CUstream stream);
+    CUresult (*query)(CUstream stream);
 };
 CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool_call *call);
 

@@ -117,6 +117,36 @@ static void full(void) {
     holds(0, "all back");
 }
 
+/* A pool that keeps its memory, full and in pieces: its free bytes would do, as they lie they do
+ * not. */
+static void pool_in_pieces(void) {
+    CUmemPoolProps properties = {.allocType = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                 .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}};
+    cuuint64_t threshold = UINT64_MAX, used = 0, most = 0;
+    uint64_t others = charged(region);
+    CUdeviceptr p[256] = {0}, whole;
+    CUmemoryPool pool;
+    int n = 0;
+    works(cuMemPoolCreate(&pool, &properties), "a pool");
+    works(cuMemPoolSetAttribute(pool, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold), "keeps all");
+    while (n < 256 && cuMemAllocFromPoolAsync(&p[n], 24 * MiB, pool, NULL) == CUDA_SUCCESS) n++;
+    check(n > 100 && n < 256, "filled", (uint64_t)n, 140);
+    for (int i = 0; i < n; i += 2) works(cuMemFreeAsync(p[i], NULL), "every other piece freed");
+    works(cuStreamSynchronize(NULL), "synchronise");
+    works(cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT, &used), "used");
+    check(charged(region) - others - used > GiB, "1 GiB of it is free", used, 0);
+    equal(cuMemAllocFromPoolAsync(&whole, GiB, pool, NULL), CUDA_ERROR_OUT_OF_MEMORY, "refused");
+    works(cuMemPoolGetAttribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH, &most),
+          "the pool at most");
+    check(others + most <= LIMIT, "never over the limit on the way", others + most, LIMIT);
+    for (int i = 1; i < n; i += 2) works(cuMemFreeAsync(p[i], NULL), "the rest freed");
+    works(cuMemAllocFromPoolAsync(&whole, 2 * GiB, pool, NULL), "whole again: the pool makes room");
+    works(cuMemFreeAsync(whole, NULL), "free");
+    works(cuMemPoolDestroy(pool), "destroyed");
+    works(cuStreamSynchronize(NULL), "synchronise");
+    equal(charged(region), others, "all back");
+}
+
 static void async(void) {
     CUstream stream;
     CUdeviceptr a, b;
@@ -353,6 +383,7 @@ int main(void) {
     plain();
     full();
     async();
+    pool_in_pieces();
     virtual_memory();
     contexts();
     behind_our_back();

@@ -8,8 +8,10 @@
 #include <sys/wait.h>
 
 #define PROCESSES 4
+#define PATHS 10
 
 static CUcontext primary;
+static uint64_t favourite; /* half of a process's calls: each path meets the limit alone too */
 
 static void *random_paths(void *unused) {
     CUmemAllocationProp properties = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
@@ -43,7 +45,7 @@ static void *random_paths(void *unused) {
         CUDA_ARRAY_DESCRIPTOR shape = {bytes % 2000 + 1, bytes / 2000 % 2000, CU_AD_FORMAT_FLOAT,
                                        1};
         CUresult rc = CUDA_SUCCESS;
-        switch (random_below(10)) {
+        switch (random_below(2) ? favourite : random_below(PATHS)) {
         case 0:
             rc = cuMemAlloc_v2(&p[k], bytes);
             break;
@@ -86,6 +88,7 @@ static void *random_paths(void *unused) {
 }
 
 static int worker(int threads) {
+    favourite = random_below(PATHS);
     if (cuInit(0)) return 8;
     while (cuDevicePrimaryCtxRetain(&primary, 0)) usleep(1000); /* may not fit at once */
     for (int i = 1; i < threads; i++) {
