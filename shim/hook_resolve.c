@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "atomics.h"
+#include "capture.h"
 #include "cuda_abi.h"
 #include "driver.h"
 #include "hook_names.h"
@@ -22,6 +23,7 @@ static void swap(const char *name, void **function, const void *caller) {
     if (hook == VGPU_HOOK_COUNT) {
         /* Also a new variant of a base name that has hooks. */
         if (is_allocation(name) && !vgpu_elf_is_own(*function)) count_unknown(name);
+        vgpu_capture_note_unhooked(name);
         return;
     }
     const char *symbol = vgpu_hook_symbol(hook);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "capture.h"
 #include "driver.h"
 #include "elf.h"
 #include "hook_names.h"
@@ -107,6 +108,7 @@ VGPU_UNINSTRUMENTED static bool is_answered(const struct question *question, voi
         *answer = answer_hook(question, hook);
         return true;
     }
+    if (cuda) vgpu_capture_note_unhooked(symbol);
     if (!vgpu_resolve_is_unknown(symbol)) return false;
     *answer = answer_unknown(question);
     return true;

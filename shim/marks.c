@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "atomics.h"
+#include "capture.h"
 #include "interpose.h"
 #include "wait.h"
 
@@ -37,16 +38,6 @@ static struct vgpu_clock *clock_of(CUcontext context) {
     }
     pthread_mutex_unlock(&clocks_lock);
     return clock;
-}
-
-CUstreamCaptureMode vgpu_capture_relax(void) {
-    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    CALL(cuThreadExchangeStreamCaptureMode)(&mode);
-    return mode;
-}
-
-void vgpu_capture_restore(CUstreamCaptureMode mode) {
-    CALL(cuThreadExchangeStreamCaptureMode)(&mode);
 }
 
 /* Makes the clock's context current for one call where it is not. */
@@ -91,13 +82,6 @@ static bool record(struct vgpu_track *track, CUevent event) {
     return result == CUDA_SUCCESS;
 }
 
-bool vgpu_track_captures(CUstream stream, bool per_thread) {
-    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-    CUresult result = per_thread ? CALL(cuStreamIsCapturing_ptsz)(stream, &status)
-                                 : CALL(cuStreamIsCapturing)(stream, &status);
-    return result != CUDA_SUCCESS || status != CU_STREAM_CAPTURE_STATUS_NONE;
-}
-
 static int thread_id(void) {
     static __thread int id;
     if (!id) id = (int)syscall(SYS_gettid);
@@ -110,19 +94,18 @@ static bool is_per_thread(CUstream stream, bool per_thread) {
 }
 
 static bool matches(const struct vgpu_track *track, CUcontext context, CUstream stream, bool mine) {
-    return track->stream == stream && track->clock->context == context && !track->gone &&
+    return track->stream == stream && !vgpu_load_acquire(&track->gone) &&
+           (track->clock->context == context || !vgpu_track_is_default(stream)) &&
            track->per_thread == mine && (!mine || track->thread == thread_id());
 }
 
 struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lock,
                                    CUcontext context, CUstream stream, bool per_thread) {
-    static __thread struct vgpu_track *last;
     bool mine = is_per_thread(stream, per_thread);
-    if (last && matches(last, context, stream, mine)) return last;
     struct vgpu_track *head = vgpu_load_acquire(list);
     struct vgpu_track *spare = NULL;
     for (struct vgpu_track *track = head; track; track = track->next) {
-        if (matches(track, context, stream, mine)) return last = track;
+        if (matches(track, context, stream, mine)) return track;
         if (track->gone && track->count == 0 && track->clock->context == context) spare = track;
     }
     if (!context) return NULL;
@@ -141,7 +124,7 @@ struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lo
     track->stream = stream;
     track->per_thread = mine;
     track->thread = mine ? thread_id() : 0;
-    track->gone = false;
+    vgpu_store_release(&track->gone, false);
     if (track == spare) {
         vgpu_store_release(&track->polling, 0U);
     } else {
@@ -149,7 +132,11 @@ struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lo
         while (!vgpu_cas_acq_rel(list, &track->next, track)) {
         }
     }
-    return last = track;
+    return track;
+}
+
+CUcontext vgpu_track_context(const struct vgpu_track *track) {
+    return vgpu_load_relaxed(&track->clock->context);
 }
 
 CUevent vgpu_track_start(struct vgpu_track *track) {
@@ -202,7 +189,7 @@ void vgpu_track_open_group(struct vgpu_track *track, CUevent start) {
 static bool may_record(const struct vgpu_track *track) {
     if (track->gone || !track->clock->context) return false;
     if (track->per_thread && track->thread != thread_id()) return false;
-    return !vgpu_track_captures(track->stream, track->per_thread);
+    return !vgpu_capture_holds(track->stream, track->per_thread);
 }
 
 bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
@@ -371,7 +358,7 @@ void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
             struct vgpu_mark *mark = &track->marks[(track->first + i) % VGPU_MARK_QUEUE];
             if (mark->trial) vgpu_store_relaxed(&mark->trial->in_flight, (uint16_t)0);
         }
-        track->gone = true;
+        vgpu_store_release(&track->gone, true);
         track->count = 0;
         track->done_ns = track->submitted_ns;
         track->group_start = NULL;
@@ -380,7 +367,7 @@ void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
     }
     if (!clock) return;
     pthread_mutex_lock(&clock->lock);
-    clock->context = NULL;
+    vgpu_store_relaxed(&clock->context, NULL);
     clock->anchor = NULL;
     clock->free_count[0] = clock->free_count[1] = 0;
     pthread_mutex_unlock(&clock->lock);

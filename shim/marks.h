@@ -71,13 +71,19 @@ struct vgpu_track {
     uint64_t slice_end_ns; /* mapped time of the last timed mark of this slice, 0 = none */
 };
 
+/* True for the handles that mean a default stream: which stream that is, the current context says.
+ * Any other stream belongs to one context for its life. */
+static inline bool vgpu_track_is_default(CUstream stream) {
+    return (uintptr_t)stream <= (uintptr_t)CU_STREAM_PER_THREAD;
+}
+
 /* The track of a stream (as given, with the symbol's flavour) in the current context. Makes it on
  * first sight and appends it to *list. NULL if there is no current context. */
 struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lock,
                                    CUcontext context, CUstream stream, bool per_thread);
 
-/* True if nothing may be recorded into the stream now: it captures, or captures implicitly. */
-bool vgpu_track_captures(CUstream stream, bool per_thread);
+/* The context that the track's stream belongs to; NULL once it has ended. */
+CUcontext vgpu_track_context(const struct vgpu_track *track);
 
 /* Starts a timed trial or group: records a timed event, NULL if that was not possible. */
 CUevent vgpu_track_start(struct vgpu_track *track);
@@ -107,9 +113,5 @@ void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch);
 
 /* The context is about to be destroyed: no event of it may be touched again. */
 void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context);
-
-/* Relaxed capture mode for the calling thread; give the answer back to vgpu_capture_restore. */
-CUstreamCaptureMode vgpu_capture_relax(void);
-void vgpu_capture_restore(CUstreamCaptureMode mode);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "atomics.h"
+#include "capture.h"
 #include "device.h"
 #include "interpose.h"
 #include "slice.h"
@@ -14,8 +15,8 @@
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
-/* Raised whenever a context ends: the handle may come back on another device. */
-static uint32_t contexts_ended;
+/* Raised whenever a context or a stream ends: the handle may come back as another's. */
+static uint32_t handles_ended;
 
 /* ---- which launches are gated ------------------------------------------------------------- */
 
@@ -54,7 +55,7 @@ static void forget_in_child(void) {
     vgpu_store_release(&open_version, 1U);
     vgpu_store_release(&limited_version, 1U);
     pthread_mutex_init(&making, NULL);
-    vgpu_add_relaxed(&contexts_ended, 1U);
+    vgpu_add_relaxed(&handles_ended, 1U);
     for (int i = 0; i < VGPU_MAX_DEVICES; i++)
         paces[i] = NULL; /* the parent's: leaked in the child */
 }
@@ -85,26 +86,53 @@ static struct vgpu_pace *pace_of(uint32_t device) {
     return pace;
 }
 
-/* The pace of the calling thread's current context; NULL if its device has no share. */
-static struct vgpu_pace *current_pace(CUcontext *context) {
-    static __thread CUcontext last_context;
-    static __thread struct vgpu_pace *last_pace;
-    static __thread uint32_t last_ended;
-    if (CALL(cuCtxGetCurrent)(context) != CUDA_SUCCESS || !*context) return NULL;
-    uint32_t ended = vgpu_load_acquire(&contexts_ended);
-    if (*context != last_context || ended != last_ended || !last_pace) {
-        struct vgpu_session *session = vgpu_session_get();
-        CUdevice ordinal;
-        if (!session || CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return NULL;
-        uint32_t device = vgpu_device_index(session, ordinal);
-        if (device >= VGPU_MAX_DEVICES) return NULL;
-        last_pace = pace_of(device);
-        last_context = *context;
-        last_ended = ended;
-        if (!last_pace) return NULL;
+/* The pace of the current context's device. */
+static struct vgpu_pace *current_pace(void) {
+    struct vgpu_session *session = vgpu_session_get();
+    CUdevice ordinal;
+    if (!session || CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return NULL;
+    uint32_t device = vgpu_device_index(session, ordinal);
+    return device < VGPU_MAX_DEVICES ? pace_of(device) : NULL;
+}
+
+static struct vgpu_pace *if_limited(struct vgpu_pace *pace) {
+    bool limited = pace && vgpu_load_relaxed(&pace->gate.device->share_ppm) < VGPU_WHOLE_GPU;
+    return limited ? pace : NULL;
+}
+
+/* Where a thread's work goes, as it last found out. */
+struct lane {
+    struct vgpu_pace *pace; /* NULL: not known */
+    struct vgpu_track *track;
+    CUstream stream;
+    bool per_thread;
+    uint32_t ended; /* handles_ended, then */
+};
+static __thread struct lane lane __attribute__((tls_model("initial-exec")));
+
+/* The lane of a stream: for one used twice in a row, no driver call; a default stream needs the
+ * current context. NULL without a context, or if its device has no share. */
+static struct lane *find_lane(CUstream stream, bool per_thread) {
+    uint32_t ended = vgpu_load_acquire(&handles_ended);
+    bool known =
+        lane.pace && lane.stream == stream && lane.per_thread == per_thread && lane.ended == ended;
+    CUcontext context = NULL;
+    if (!known || vgpu_track_is_default(stream)) {
+        if (CALL(cuCtxGetCurrent)(&context) != CUDA_SUCCESS || !context) return NULL;
+        known = known && vgpu_track_context(lane.track) == context;
     }
-    bool limited = vgpu_load_relaxed(&last_pace->gate.device->share_ppm) < VGPU_WHOLE_GPU;
-    return limited ? last_pace : NULL;
+    if (!known) {
+        lane.pace = NULL;
+        struct vgpu_pace *pace = current_pace();
+        if (!pace) return NULL;
+        lane.track = vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread);
+        if (!lane.track) return NULL;
+        lane.stream = stream;
+        lane.per_thread = per_thread;
+        lane.ended = ended;
+        lane.pace = pace;
+    }
+    return if_limited(lane.pace) ? &lane : NULL;
 }
 
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return &pace->gate.device->gate_bell; }
@@ -263,12 +291,12 @@ static void start_watcher(struct vgpu_pace *pace) {
 }
 
 void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key) {
-    CUcontext context;
     passage->pace = NULL;
-    struct vgpu_pace *pace = current_pace(&context);
-    if (!pace || vgpu_track_captures(stream, per_thread)) return;
-    passage->track = vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread);
-    if (!passage->track) return;
+    if (vgpu_capture_holds(stream, per_thread)) return;
+    const struct lane *found = find_lane(stream, per_thread);
+    if (!found) return;
+    struct vgpu_pace *pace = found->pace;
+    passage->track = found->track;
     if (!vgpu_load_relaxed(&pace->watched)) start_watcher(pace);
     passage->pace = pace;
     passage->entry = NULL;
@@ -304,14 +332,12 @@ void vgpu_pace_leave(struct vgpu_passage *passage) {
 /* ---- what the program tells us by waiting itself ------------------------------------------- */
 
 void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread, bool given) {
-    CUcontext context;
     sync->pace = NULL;
     if (!vgpu_pace_gated()) return;
-    struct vgpu_pace *pace = current_pace(&context);
-    if (!pace || !vgpu_load_relaxed(&pace->tracks)) return;
-    sync->track =
-        given ? vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread) : NULL;
-    if (given && !sync->track) return;
+    const struct lane *found = given ? find_lane(stream, per_thread) : NULL;
+    struct vgpu_pace *pace = found ? found->pace : given ? NULL : if_limited(current_pace());
+    if (!pace) return;
+    sync->track = found ? found->track : NULL;
     sync->pace = pace;
     pthread_mutex_lock(&pace->lock);
     sync->submitted_ns = given ? sync->track->submitted_ns : 0;
@@ -353,25 +379,31 @@ uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
 /* ---- ends ----------------------------------------------------------------------------------- */
 
 void vgpu_pace_forget_context(CUcontext context) {
-    vgpu_add_seq_cst(&contexts_ended, 1U);
     for (int i = 0; i < VGPU_MAX_DEVICES; i++) {
         struct vgpu_pace *pace = vgpu_load_acquire(&paces[i]);
         if (pace) vgpu_tracks_forget_context(vgpu_load_acquire(&pace->tracks), context);
     }
+    vgpu_add_seq_cst(&handles_ended, 1U);
 }
 
-void vgpu_pace_forget_stream(CUstream stream) {
-    CUcontext context;
-    struct vgpu_pace *pace = vgpu_pace_gated() ? current_pace(&context) : NULL;
-    if (!pace || !stream) return;
+static void forget_stream(struct vgpu_pace *pace, CUstream stream) {
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        if (track->stream != stream || track->gone) continue;
+        if (track->stream != stream || vgpu_load_acquire(&track->gone)) continue;
         pthread_mutex_lock(&pace->lock);
         bool flying = track->submitted_ns != track->done_ns;
         pthread_mutex_unlock(&pace->lock);
         if (flying) vgpu_track_mark(track, true, NULL, NULL);
         vgpu_store_release(&track->gone, true);
     }
+}
+
+void vgpu_pace_forget_stream(CUstream stream) {
+    if (vgpu_track_is_default(stream)) return;
+    for (int i = 0; i < VGPU_MAX_DEVICES; i++) {
+        struct vgpu_pace *pace = vgpu_load_acquire(&paces[i]);
+        if (pace) forget_stream(pace, stream);
+    }
+    vgpu_add_seq_cst(&handles_ended, 1U);
 }
 
 /* A process that exits books its last slice; the driver may be gone by now, so by prediction. */

@@ -1,0 +1,81 @@
+/* What a launch costs in the steady state, and shares of programs with several threads, in virtual
+ * time. Sources: shim/pace.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c.
+ */
+#include "pace_machine.h"
+
+enum vgpu_life vgpu_slot_life(const struct vgpu_slot *slot) {
+    (void)slot;
+    return VGPU_ALIVE;
+}
+
+/* --- driver calls and clock reads ------------------------------------------------------------- */
+
+static struct {
+    unsigned quiet, one, more; /* launches with so many driver calls of ours */
+    unsigned clocks;           /* most clock reads of a launch without driver calls */
+} seen;
+
+static void count_calls(int stream) {
+    for (int i = 0; i < 1000; i++) launch(stream, 2 * US, 3 * US);
+    memset(&seen, 0, sizeof seen);
+    for (int i = 0; i < 1000; i++) {
+        uint64_t calls_before = calls, clocks_before = clock_reads;
+        launch(stream, 2 * US, 3 * US);
+        uint64_t made = calls - calls_before, clocks = clock_reads - clocks_before;
+        if (made <= (stream == 0) && clocks > seen.clocks) seen.clocks = (unsigned)clocks;
+        made == 0 ? seen.quiet++ : made == 1 ? seen.one++ : seen.more++;
+    }
+}
+
+static void test_calls(void) {
+    begin_session(900000);
+    start(count_calls, 1);
+    check(run_threads(machine_ns + 1000 * MS), "1,000 launches back to back are made", 1);
+    check(seen.more + seen.one <= 1000 / 64 + 8, "a stream: launches with a driver call of ours",
+          seen.more + seen.one);
+    check(seen.clocks == 1, "a stream: clock reads of a steady launch", seen.clocks);
+
+    begin_session(900000);
+    start(count_calls, 0);
+    run_threads(machine_ns + 1000 * MS);
+    check(seen.quiet == 0 && seen.more <= 1000 / 64 + 8,
+          "the default stream: the context is asked for each time, more rarely", seen.more);
+
+    vgpu_capture_begin();
+    begin_session(900000);
+    start(count_calls, 1);
+    run_threads(machine_ns + 1000 * MS);
+    check(seen.quiet == 0, "a capture somewhere: each stream is asked", seen.quiet);
+    vgpu_capture_begun(CUDA_ERROR_INVALID_VALUE);
+    check(!vgpu_capture_is_open(), "a capture that did not begin is not open", 0);
+}
+
+/* --- shares ----------------------------------------------------------------------------------- */
+
+static uint64_t end_of_test;
+static void saturate(int stream) {
+    while (machine_ns < end_of_test) {
+        launch(stream, 50 * US, 4 * US);
+        /* Natively a queue holds some work; here the gate holds back before it is long. */
+        if (streams[stream].end_ns > machine_ns + 4 * MS)
+            sleep_until(streams[stream].end_ns - 2 * MS, NULL);
+    }
+}
+
+/* Percent of the time that the average stream was busy. */
+static double share_of_threads(int count, uint32_t ppm) {
+    begin_session(ppm);
+    late_min_ns = 20 * US;
+    late_max_ns = 110 * US;
+    end_of_test = machine_ns + 2000 * MS;
+    for (int i = 0; i < count; i++) start(saturate, i + 1);
+    run_threads(machine_ns + 4000 * MS);
+    return 100.0 * (double)busy_ns / (double)count / (2000.0 * (double)MS);
+}
+
+int main(void) {
+    test_calls();
+    double one = share_of_threads(1, 250000);
+    check(one > 24 && one < 26, "one thread at 25 %", one);
+    return failures != 0;
+}

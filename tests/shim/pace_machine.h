@@ -1,0 +1,362 @@
+/* A machine for the pacing tests, in virtual time: threads that take turns (coroutines), a driver
+ * that counts its calls, and a GPU whose streams run side by side. Included by one test program,
+ * which is linked with the shim's pacing and is at once its session, clock and driver. */
+#ifndef PACE_MACHINE_H
+#define PACE_MACHINE_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <ucontext.h>
+
+#include "../../shim/atomics.h"
+#include "../../shim/capture.h"
+#include "../../shim/device.h"
+#include "../../shim/interpose.h"
+#include "../../shim/pace.h"
+#include "../../shim/slot.h"
+#include "../../shim/wait.h"
+#include "../../shim/watch.h"
+
+#define US UINT64_C(1000)
+#define MS UINT64_C(1000000)
+
+static int failures;
+static void check(bool good, const char *name, double got) {
+    printf("%s %s (%.2f)\n", good ? "ok" : "not ok", name, got);
+    failures += !good;
+}
+
+static uint64_t random_below(uint64_t bound) {
+    static uint64_t state = 88172645463325252U;
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    return bound ? state % bound : 0;
+}
+
+/* --- threads ---------------------------------------------------------------------------------- */
+
+#define STACK (256 * 1024)
+static struct thread {
+    ucontext_t context;
+    void (*run)(int);
+    int argument;
+    uint64_t wake_ns;
+    const uint32_t *word; /* waits for it to change */
+    bool done, watcher;
+    char stack[STACK];
+} threads[8];
+static int thread_count, running = -1;
+static ucontext_t scheduler;
+static uint64_t machine_ns;
+static uint64_t clock_reads;
+static uint64_t late_min_ns, late_max_ns; /* how late a sleeper wakes */
+
+static uint64_t lateness(void) { return late_min_ns + random_below(late_max_ns - late_min_ns + 1); }
+
+static void sleep_until(uint64_t wake_ns, const uint32_t *word) {
+    struct thread *thread = &threads[running];
+    thread->wake_ns = wake_ns;
+    thread->word = word;
+    swapcontext(&thread->context, &scheduler);
+}
+
+/* The thread is busy on its core. */
+static void spend(uint64_t ns) { sleep_until(machine_ns + ns, NULL); }
+
+uint64_t vgpu_now_ns(void) {
+    clock_reads++;
+    return machine_ns;
+}
+
+void vgpu_wait_until(uint64_t deadline_ns) {
+    uint64_t deadline = deadline_ns > machine_ns ? deadline_ns : machine_ns;
+    sleep_until(deadline + lateness(), NULL);
+}
+
+void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns) {
+    if (*word != seen || deadline_ns <= machine_ns) return;
+    sleep_until(deadline_ns + lateness(), word);
+}
+
+void vgpu_wake_word(uint32_t *word) {
+    ++*word;
+    for (int i = 0; i < thread_count; i++) {
+        if (threads[i].word != word) continue;
+        uint64_t wake = machine_ns + lateness();
+        if (wake < threads[i].wake_ns) threads[i].wake_ns = wake;
+    }
+}
+
+static void begin_thread(void) {
+    threads[running].run(threads[running].argument);
+    threads[running].done = true;
+    swapcontext(&threads[running].context, &scheduler);
+}
+
+static struct thread *start(void (*run)(int), int argument) {
+    struct thread *thread = &threads[thread_count++];
+    getcontext(&thread->context);
+    thread->context.uc_stack.ss_sp = thread->stack;
+    thread->context.uc_stack.ss_size = STACK;
+    thread->run = run;
+    thread->argument = argument;
+    thread->wake_ns = machine_ns;
+    thread->word = NULL;
+    thread->done = thread->watcher = false;
+    makecontext(&thread->context, begin_thread, 0);
+    return thread;
+}
+
+/* Runs until all threads but the watcher have ended: true, or until `limit_ns`. */
+static bool run_threads(uint64_t limit_ns) {
+    for (;;) {
+        int next = -1, alive = 0;
+        for (int i = 0; i < thread_count; i++) {
+            if (threads[i].done) continue;
+            alive += !threads[i].watcher;
+            if (next < 0 || threads[i].wake_ns < threads[next].wake_ns) next = i;
+        }
+        if (!alive || machine_ns > limit_ns) return !alive;
+        if (threads[next].wake_ns > machine_ns) machine_ns = threads[next].wake_ns;
+        running = next;
+        swapcontext(&scheduler, &threads[next].context);
+    }
+}
+
+static struct vgpu_pace *watched;
+static void watch(int unused) {
+    (void)unused;
+    for (;;) {
+        uint32_t heard = *vgpu_pace_bell(watched);
+        uint64_t again = vgpu_pace_tend(watched);
+        if (again) vgpu_wait_until(again);
+        else vgpu_wait_word(vgpu_pace_bell(watched), heard, machine_ns + 10000 * MS);
+    }
+}
+
+bool vgpu_watch_start(struct vgpu_pace *pace) {
+    watched = pace;
+    start(watch, 0)->watcher = true;
+    return true;
+}
+
+/* --- the GPU ---------------------------------------------------------------------------------- */
+
+#define OPS 65536
+#define NEVER UINT64_MAX
+enum kind { KERNEL, SPIN, RELEASE, RECORD };
+struct event {
+    uint64_t at_ns; /* NEVER: not yet known */
+};
+static struct stream {
+    struct op {
+        enum kind kind;
+        uint64_t submit_ns, took_ns;
+        struct event *event;
+    } ops[OPS];
+    unsigned head, tail;
+    uint64_t end_ns; /* of all before head */
+    bool capturing;
+} streams[9]; /* 0: the default stream */
+static uint64_t released_ns = NEVER, busy_ns;
+static struct event events[4096];
+static unsigned events_used;
+
+static CUstream handle_of(int stream) {
+    return stream ? (CUstream)(uintptr_t)(0x1000 + stream) : NULL;
+}
+static struct stream *stream_of(CUstream handle) {
+    return &streams[handle ? (uintptr_t)handle - 0x1000 : 0];
+}
+
+/* Runs the streams as far as it is known when things end. A spinning kernel ends when the release,
+ * in another stream, has run. */
+static void advance(void) {
+    for (bool moved = true; moved;) {
+        moved = false;
+        for (unsigned s = 0; s < 9; s++) {
+            struct stream *stream = &streams[s];
+            for (; stream->head != stream->tail; stream->head++, moved = true) {
+                struct op *op = &stream->ops[stream->head % OPS];
+                uint64_t begin = op->submit_ns > stream->end_ns ? op->submit_ns : stream->end_ns;
+                uint64_t end = begin + op->took_ns;
+                if (op->kind == SPIN && released_ns == NEVER) break;
+                if (op->kind == SPIN && end < released_ns) end = released_ns;
+                if (op->kind == RELEASE) released_ns = end;
+                if (op->kind == RECORD) op->event->at_ns = end;
+                if (op->kind == KERNEL) busy_ns += op->took_ns;
+                stream->end_ns = end;
+            }
+        }
+    }
+}
+
+static void submit_op(CUstream handle, enum kind kind, uint64_t took_ns, struct event *event) {
+    struct stream *stream = stream_of(handle);
+    if (event) event->at_ns = NEVER;
+    stream->ops[stream->tail++ % OPS] = (struct op){kind, machine_ns, took_ns, event};
+    advance();
+}
+
+/* --- the driver ------------------------------------------------------------------------------- */
+
+static uint64_t calls; /* made by the shim */
+static CUresult get_current(CUcontext *context) {
+    calls++;
+    *context = (CUcontext)0x77;
+    return CUDA_SUCCESS;
+}
+static CUresult get_device(CUdevice *device) {
+    calls++;
+    *device = 0;
+    return CUDA_SUCCESS;
+}
+static CUresult push(CUcontext context) {
+    calls++;
+    (void)context;
+    return CUDA_SUCCESS;
+}
+static CUresult pop(CUcontext *context) { return get_current(context); }
+static CUresult is_capturing(CUstream stream, CUstreamCaptureStatus *status) {
+    calls++;
+    *status = stream_of(stream)->capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE
+                                           : CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
+static CUresult exchange(CUstreamCaptureMode *mode) {
+    calls++;
+    static CUstreamCaptureMode now = CU_STREAM_CAPTURE_MODE_GLOBAL;
+    CUstreamCaptureMode before = now;
+    now = *mode;
+    *mode = before;
+    return CUDA_SUCCESS;
+}
+static CUresult create(CUevent *event, unsigned flags) {
+    calls++;
+    (void)flags;
+    if (events_used == 4096) return CUDA_ERROR_OUT_OF_MEMORY;
+    *event = (CUevent)&events[events_used++];
+    return CUDA_SUCCESS;
+}
+static CUresult destroy(CUevent event) {
+    calls++;
+    (void)event;
+    return CUDA_SUCCESS;
+}
+static CUresult record(CUevent event, CUstream stream) {
+    calls++;
+    if (stream_of(stream)->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    submit_op(stream, RECORD, 0, (struct event *)event);
+    return CUDA_SUCCESS;
+}
+static CUresult query(CUevent event) {
+    calls++;
+    return ((struct event *)event)->at_ns <= machine_ns ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+}
+static CUresult elapsed(float *ms, CUevent from, CUevent to) {
+    calls++;
+    *ms = (float)((double)(((struct event *)to)->at_ns - ((struct event *)from)->at_ns) * 1e-6);
+    return CUDA_SUCCESS;
+}
+
+void *vgpu_driver_symbol(const char *symbol) {
+    static const struct {
+        const char *name;
+        void *function;
+    } table[] = {
+        {"cuCtxGetCurrent", (void *)get_current},
+        {"cuCtxGetDevice", (void *)get_device},
+        {"cuCtxPopCurrent_v2", (void *)pop},
+        {"cuStreamIsCapturing", (void *)is_capturing},
+        {"cuStreamIsCapturing_ptsz", (void *)is_capturing},
+        {"cuThreadExchangeStreamCaptureMode", (void *)exchange},
+        {"cuEventCreate", (void *)create},
+        {"cuEventDestroy_v2", (void *)destroy},
+        {"cuEventRecord", (void *)record},
+        {"cuEventRecord_ptsz", (void *)record},
+        {"cuEventQuery", (void *)query},
+        {"cuEventElapsedTime", (void *)elapsed},
+    };
+    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+        if (strcmp(table[i].name, symbol) == 0) return table[i].function;
+    return NULL; /* as of an old driver */
+}
+
+void *vgpu_real_pointers[VGPU_HOOK_COUNT] = {[VGPU_HOOK_cuCtxPushCurrent_v2] = (void *)push};
+void *vgpu_real_resolve(enum vgpu_hook hook) {
+    printf("not ok the machine's driver has no hook %d\n", (int)hook);
+    exit(1);
+}
+
+/* --- the session ------------------------------------------------------------------------------ */
+
+static struct vgpu_region *region;
+static struct vgpu_session session;
+static void (*forget_in_child[8])(void);
+static int forgets;
+
+struct vgpu_session *vgpu_session_get(void) {
+    return &session;
+}
+void vgpu_session_event(struct vgpu_session *to, const struct vgpu_event *event) {
+    (void)to;
+    (void)event;
+}
+void vgpu_session_on_fork(void (*forget)(void)) { forget_in_child[forgets++] = forget; }
+uint32_t vgpu_device_index(struct vgpu_session *of, CUdevice ordinal) {
+    (void)of;
+    return (uint32_t)ordinal;
+}
+
+/* A new session with this share, on an idle machine. The pacing's state is the last test's until it
+ * is told that this is a fork's child. */
+static void begin_session(uint32_t share_ppm) {
+    static struct vgpu_region *made;
+    if (!made) made = aligned_alloc(64, sizeof *made);
+    region = made;
+    memset(region, 0, sizeof *region);
+    memset(streams, 0, sizeof streams);
+    thread_count = 0;
+    machine_ns += 1000000 * MS;
+    busy_ns = 0;
+    released_ns = NEVER;
+    late_min_ns = late_max_ns = 0;
+    region->header.start_mono_ns = machine_ns - 1000 * MS;
+    region->header.slots_used = 1;
+    region->header.limits_version = 1;
+    region->header.default_share_ppm = share_ppm;
+    region->devices[0].state = VGPU_DEVICE_READY;
+    region->devices[0].share_ppm = share_ppm;
+    region->slots[0].owner = UINT64_C(1) << 32 | VGPU_SLOT_LIVE;
+    session = (struct vgpu_session){.region = region, .slot = &region->slots[0], .pid = 1};
+    for (int i = 0; i < forgets; i++) forget_in_child[i]();
+}
+
+/* One launch as hook_launch.c makes it; the driver's own call takes call_ns. */
+static void launch_kind(int stream, enum kind kind, uintptr_t function, uint64_t took_ns,
+                        uint64_t call_ns) {
+    struct vgpu_passage passage = {0};
+    CUstream handle = handle_of(stream);
+    vgpu_pace_enter(&passage, handle, false, vgpu_book_key((void *)function, 132, 64));
+    if (!stream_of(handle)->capturing) submit_op(handle, kind, took_ns, NULL);
+    if (call_ns) spend(call_ns);
+    vgpu_pace_leave(&passage);
+}
+
+static inline void launch(int stream, uint64_t took_ns, uint64_t call_ns) {
+    launch_kind(stream, KERNEL, 0x1000 + took_ns, took_ns, call_ns);
+}
+
+/* Waits for the stream as cuStreamSynchronize does. */
+static inline void synchronize(int stream) {
+    struct vgpu_sync sync;
+    vgpu_pace_sync_begin(&sync, handle_of(stream), false, true);
+    struct stream *s = &streams[stream];
+    while (s->head != s->tail) spend(10 * US);
+    if (s->end_ns > machine_ns) sleep_until(s->end_ns, NULL);
+    vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
+}
+
+#endif
