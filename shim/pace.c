@@ -1,3 +1,4 @@
+#define _GNU_SOURCE
 #include "pace.h"
 
 #include <stdlib.h>
@@ -12,6 +13,8 @@
 
 #define WINDOW_NS UINT64_C(2000000) /* predicted work that may run ahead of the GPU */
 #define TRIAL_PATIENCE_NS UINT64_C(250000000)
+#define MIXED_NS UINT64_C(100000000)  /* since another thread launched: it may again */
+#define CLOSE_LEAD_NS UINT64_C(60000) /* before a slice's end its last marks are put */
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
@@ -71,7 +74,8 @@ static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device
     pace->use = &session->slot->use[device];
     pace->gate = (struct vgpu_gate){.device = &session->region->devices[device],
                                     .start_ns = session->region->header.start_mono_ns};
-    pthread_mutex_init(&pace->lock, NULL);
+    /* Held for moments: a thread that spins gets it sooner than one that sleeps. */
+    pace->lock = (pthread_mutex_t)PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP;
     return pace;
 }
 
@@ -138,10 +142,21 @@ static struct lane *find_lane(CUstream stream, bool per_thread) {
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return &pace->gate.device->gate_bell; }
 
 static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
+static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* ---- admission ---------------------------------------------------------------------------- */
 
-enum step { ADMIT, LOOK, WAIT_TURN, WAIT_GPU, CLOSE };
+enum step { ADMIT, LOOK, WAIT_TURN, WAIT_GPU, WAIT_OTHERS, CLOSE };
+
+/* This thread's stream is full to the slice's end. Where other threads launch too, theirs may not
+ * be: they wake one after another, and closing now would turn them away. True, with when to look
+ * again, until the slice is nearly over. */
+static bool fills_late(const struct vgpu_pace *pace, uint64_t now, uint64_t end, uint64_t *until) {
+    bool others = pace->mixed_ns && now < pace->mixed_ns + MIXED_NS;
+    if (!others || now + CLOSE_LEAD_NS + CLOSE_LEAD_NS / 2 > end) return false;
+    *until = later(end - CLOSE_LEAD_NS - (end - CLOSE_LEAD_NS - now) / 2, now + CLOSE_LEAD_NS / 2);
+    return true;
+}
 
 /* What to do with a launch predicted to take `flight` ns. Caller holds the lock. */
 static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passage, uint64_t flight,
@@ -173,7 +188,11 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
     uint64_t start = now > track_end ? now : track_end;
     bool wanted = vgpu_slice_wanted(pace, pace->slice.epoch);
     uint64_t end = wanted ? pace->slice.end_shared_ns : pace->slice.end_ns;
-    if (pace->started && (!holds || start + flight / 2 > end)) return CLOSE;
+    if (pace->started && (!holds || start + flight / 2 > end)) {
+        if (!holds || !fills_late(pace, now, earlier(end, pace->flight_end_ns), until))
+            return CLOSE;
+        return WAIT_OTHERS;
+    }
     if (start - now > WINDOW_NS) {
         *until = now + (start - now - WINDOW_NS) + 12000;
         return WAIT_GPU;
@@ -197,6 +216,8 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     pace->flight_end_ns = later(pace->flight_end_ns, track->flight_end_ns);
     pace->planned_end_ns = later(pace->planned_end_ns, track->planned_end_ns);
     pace->slice_flight_ns += flight;
+    if (pace->last_submit_ns && pace->last_lane != &lane) pace->mixed_ns = now;
+    pace->last_lane = &lane;
     pace->last_submit_ns = now;
     pace->drained_ns = 0;
     pace->looked = false;
@@ -265,7 +286,8 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         }
         /* Only the share's own waits are throttling; a full window is what a full queue is
          * natively. */
-        if (!held_since && (step == CLOSE || step == WAIT_TURN)) held_since = now;
+        if (!held_since && (step == CLOSE || step == WAIT_TURN || step == WAIT_OTHERS))
+            held_since = now;
         if (step == LOOK) {
             look_after_pause(pace, now);
         } else if (step == CLOSE) {

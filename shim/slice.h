@@ -28,7 +28,9 @@ struct vgpu_pace {
     uint64_t flight_end_ns;   /* predicted: the last track's work has ended */
     uint64_t planned_end_ns;  /* the same, as planned when it was submitted */
     uint64_t last_submit_ns;
-    uint64_t drained_ns; /* all confirmed ended, since then; 0 = something is in flight */
+    const void *last_lane; /* the thread that submitted last */
+    uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
+    uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
     uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
     bool looked;      /* since the last submit */
     bool watched;     /* the watcher runs */

@@ -62,20 +62,34 @@ static void saturate(int stream) {
     }
 }
 
+static uint64_t paced_launches;
+static void saturate_in_step(int stream) {
+    for (; machine_ns < end_of_test; paced_launches++) {
+        launch(stream, 50 * US, 4 * US);
+        synchronize(stream);
+    }
+}
+
 /* Percent of the time that the average stream was busy. */
-static double share_of_threads(int count, uint32_t ppm) {
+static double share_of_threads(int count, bool in_step, uint32_t ppm) {
     begin_session(ppm);
     late_min_ns = 20 * US;
     late_max_ns = 110 * US;
     end_of_test = machine_ns + 2000 * MS;
-    for (int i = 0; i < count; i++) start(saturate, i + 1);
+    paced_launches = 0;
+    for (int i = 0; i < count; i++) start(in_step && i ? saturate_in_step : saturate, i + 1);
     run_threads(machine_ns + 4000 * MS);
     return 100.0 * (double)busy_ns / (double)count / (2000.0 * (double)MS);
 }
 
 int main(void) {
     test_calls();
-    double one = share_of_threads(1, 250000);
+    double one = share_of_threads(1, false, 250000), four = share_of_threads(4, false, 250000);
     check(one > 24 && one < 26, "one thread at 25 %", one);
+    check(four > 23.5 && four < 26, "four threads with a stream each at 25 %", four);
+    share_of_threads(2, true, 250000);
+    double in_step = 100.0 * (double)paced_launches * 54e-6 / 2;
+    check(in_step > 23 && in_step < 26.5,
+          "one that waits for each kernel, beside one that does not", in_step);
     return failures != 0;
 }

@@ -1,13 +1,14 @@
-/* A machine for the pacing tests, in virtual time: threads that take turns (coroutines), a driver
+/* A machine for the pacing tests, in virtual time: threads that take turns, a driver
  * that counts its calls, and a GPU whose streams run side by side. Included by one test program,
  * which is linked with the shim's pacing and is at once its session, clock and driver. */
 #ifndef PACE_MACHINE_H
 #define PACE_MACHINE_H
 
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <ucontext.h>
 
 #include "../../shim/atomics.h"
 #include "../../shim/capture.h"
@@ -37,18 +38,19 @@ static uint64_t random_below(uint64_t bound) {
 
 /* --- threads ---------------------------------------------------------------------------------- */
 
-#define STACK (256 * 1024)
+/* Real threads, of which one runs at a time: the others wait for their turn. */
+#define THREADS 8
 static struct thread {
-    ucontext_t context;
+    sem_t turn;
     void (*run)(int);
     int argument;
     uint64_t wake_ns;
     const uint32_t *word; /* waits for it to change */
     bool done, watcher;
-    char stack[STACK];
-} threads[8];
-static int thread_count, running = -1;
-static ucontext_t scheduler;
+} * threads[THREADS];
+static int thread_count;
+static struct thread *running;
+static sem_t scheduler;
 static uint64_t machine_ns;
 static uint64_t clock_reads;
 static uint64_t late_min_ns, late_max_ns; /* how late a sleeper wakes */
@@ -56,10 +58,11 @@ static uint64_t late_min_ns, late_max_ns; /* how late a sleeper wakes */
 static uint64_t lateness(void) { return late_min_ns + random_below(late_max_ns - late_min_ns + 1); }
 
 static void sleep_until(uint64_t wake_ns, const uint32_t *word) {
-    struct thread *thread = &threads[running];
+    struct thread *thread = running;
     thread->wake_ns = wake_ns;
     thread->word = word;
-    swapcontext(&thread->context, &scheduler);
+    sem_post(&scheduler);
+    sem_wait(&thread->turn);
 }
 
 /* The thread is busy on its core. */
@@ -83,45 +86,48 @@ void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns) {
 void vgpu_wake_word(uint32_t *word) {
     ++*word;
     for (int i = 0; i < thread_count; i++) {
-        if (threads[i].word != word) continue;
+        if (threads[i]->word != word) continue;
         uint64_t wake = machine_ns + lateness();
-        if (wake < threads[i].wake_ns) threads[i].wake_ns = wake;
+        if (wake < threads[i]->wake_ns) threads[i]->wake_ns = wake;
     }
 }
 
-static void begin_thread(void) {
-    threads[running].run(threads[running].argument);
-    threads[running].done = true;
-    swapcontext(&threads[running].context, &scheduler);
+static void *run_thread(void *argument) {
+    struct thread *thread = argument;
+    sem_wait(&thread->turn);
+    thread->run(thread->argument);
+    thread->done = true;
+    sem_post(&scheduler);
+    return NULL;
 }
 
 static struct thread *start(void (*run)(int), int argument) {
-    struct thread *thread = &threads[thread_count++];
-    getcontext(&thread->context);
-    thread->context.uc_stack.ss_sp = thread->stack;
-    thread->context.uc_stack.ss_size = STACK;
+    struct thread *thread = calloc(1, sizeof *thread);
+    pthread_t id;
+    if (!thread || thread_count == THREADS) abort();
     thread->run = run;
     thread->argument = argument;
     thread->wake_ns = machine_ns;
-    thread->word = NULL;
-    thread->done = thread->watcher = false;
-    makecontext(&thread->context, begin_thread, 0);
-    return thread;
+    sem_init(&thread->turn, 0, 0);
+    if (pthread_create(&id, NULL, run_thread, thread) || pthread_detach(id)) abort();
+    return threads[thread_count++] = thread;
 }
 
 /* Runs until all threads but the watcher have ended: true, or until `limit_ns`. */
 static bool run_threads(uint64_t limit_ns) {
     for (;;) {
-        int next = -1, alive = 0;
+        struct thread *next = NULL;
+        int alive = 0;
         for (int i = 0; i < thread_count; i++) {
-            if (threads[i].done) continue;
-            alive += !threads[i].watcher;
-            if (next < 0 || threads[i].wake_ns < threads[next].wake_ns) next = i;
+            if (threads[i]->done) continue;
+            alive += !threads[i]->watcher;
+            if (!next || threads[i]->wake_ns < next->wake_ns) next = threads[i];
         }
         if (!alive || machine_ns > limit_ns) return !alive;
-        if (threads[next].wake_ns > machine_ns) machine_ns = threads[next].wake_ns;
+        if (next->wake_ns > machine_ns) machine_ns = next->wake_ns;
         running = next;
-        swapcontext(&scheduler, &threads[next].context);
+        sem_post(&next->turn);
+        sem_wait(&scheduler);
     }
 }
 
