@@ -32,14 +32,14 @@ bool vgpu_charge_try(struct vgpu_session *session, const struct vgpu_account *ac
 }
 
 CUresult vgpu_charge_deny(struct vgpu_session *session, const struct vgpu_account *account,
-                          const struct vgpu_request *request) {
+                          const struct vgpu_request *request, uint64_t used) {
     vgpu_ledger_denied(account);
     const struct vgpu_event event = {
         .kind = VGPU_EVENT_MEMORY_DENIED,
         .device = account->device,
         .api = request->api,
-        .value = {request->asked, vgpu_ledger_used(session->region, account->device),
-                  vgpu_ledger_limit(session->region, account->device), request->context},
+        .value = {request->asked, used, vgpu_ledger_limit(session->region, account->device),
+                  request->context},
     };
     vgpu_session_event(session, &event);
     return CUDA_ERROR_OUT_OF_MEMORY;
@@ -48,5 +48,5 @@ CUresult vgpu_charge_deny(struct vgpu_session *session, const struct vgpu_accoun
 CUresult vgpu_charge(struct vgpu_session *session, const struct vgpu_account *account,
                      const struct vgpu_request *request) {
     if (__builtin_expect(vgpu_charge_try(session, account, request->bytes), 1)) return CUDA_SUCCESS;
-    return vgpu_charge_deny(session, account, request);
+    return vgpu_charge_deny(session, account, request, vgpu_ledger_refused_use());
 }

@@ -19,9 +19,10 @@ struct vgpu_request {
 bool vgpu_charge_try(struct vgpu_session *session, const struct vgpu_account *account,
                      uint64_t bytes);
 
-/* Counts and publishes a refusal; returns CUDA_ERROR_OUT_OF_MEMORY. */
+/* Counts and publishes a refusal; returns CUDA_ERROR_OUT_OF_MEMORY. `used` is what the request met:
+ * by now, others may have given back. */
 CUresult vgpu_charge_deny(struct vgpu_session *session, const struct vgpu_account *account,
-                          const struct vgpu_request *request);
+                          const struct vgpu_request *request, uint64_t used);
 
 /* Both: CUDA_SUCCESS, or the refusal. */
 CUresult vgpu_charge(struct vgpu_session *session, const struct vgpu_account *account,

@@ -68,26 +68,33 @@ static void note_peak(const struct vgpu_account *account, uint64_t used) {
     if (own > 0) vgpu_max_relaxed(&use->peak_bytes, (uint64_t)own);
 }
 
+static __thread uint64_t refused_use;
+
+uint64_t vgpu_ledger_refused_use(void) { return refused_use; }
+
 bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes) {
     struct vgpu_region *region = account->region;
     uint64_t *mine = &account->slot->use[account->device].charged_bytes;
+    uint64_t used = 0;
     for (unsigned round = 0; round < CONTENTION_ROUNDS; round++) {
         uint64_t limit = vgpu_ledger_limit(region, account->device);
         /* Look before adding: a hopeless request must not make a neighbour's fitting one fail. In
          * later rounds this is the look at the sum without ours: refuse only if it is full still.
          */
         if (limit != VGPU_NO_LIMIT &&
-            (bytes > limit || vgpu_ledger_used(region, account->device) > limit - bytes))
-            return false;
+            ((used = vgpu_ledger_used(region, account->device)) > limit || bytes > limit - used))
+            break;
         vgpu_add_seq_cst(mine, bytes);
-        uint64_t used = vgpu_ledger_used(region, account->device);
+        used = vgpu_ledger_used(region, account->device);
         if (used <= limit) {
             note_peak(account, used);
             return true;
         }
         vgpu_sub_seq_cst(mine, bytes);
+        used -= bytes;
         back_off(round);
     }
+    refused_use = used;
     return false;
 }
 

@@ -34,6 +34,10 @@ uint64_t vgpu_ledger_left(const struct vgpu_region *region, uint32_t device);
 /* Charges the bytes if they fit. */
 bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes);
 
+/* The use that this thread's last refused reservation met, in bytes: by the time it is told of,
+ * others may have given back. */
+uint64_t vgpu_ledger_refused_use(void);
+
 /* Charges (or, negative, refunds) bytes that are a fact already, whatever the limit says. */
 void vgpu_ledger_adjust(const struct vgpu_account *account, int64_t bytes);
 

@@ -81,7 +81,8 @@ CUresult vgpu_local_set_limit(CUlimit limit, size_t value) {
      * refused now, and what is taken shows in NVML. */
     if (limit == CU_LIMIT_MALLOC_HEAP_SIZE &&
         value > vgpu_ledger_left(place.session->region, place.account.device))
-        return vgpu_charge_deny(place.session, &place.account, &heap);
+        return vgpu_charge_deny(place.session, &place.account, &heap,
+                                vgpu_ledger_used(place.session->region, place.account.device));
     if (limit != CU_LIMIT_STACK_SIZE || value > UINT32_MAX)
         return REAL(cuCtxSetLimit)(limit, value);
     uint64_t before = BY_LIMIT(vgpu_load_relaxed(&tally->local));

@@ -127,9 +127,10 @@ CUresult vgpu_modules_load(const struct vgpu_module_call *call) {
     }
     hold(key_of(*call->out), &place, globals);
     if (vgpu_overhead_fits(&place)) return rc;
+    uint64_t used = vgpu_ledger_used(place.session->region, place.account.device);
     vgpu_modules_unload(*call->out);
     *call->out = before;
-    return vgpu_charge_deny(place.session, &place.account, &request);
+    return vgpu_charge_deny(place.session, &place.account, &request, used);
 }
 
 CUresult vgpu_modules_unload(CUmodule module) {

@@ -230,7 +230,8 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
         certain = vgpu_ledger_reserve(&account, guess);
     }
     if (!certain) {
-        if (!is_busy(call)) return vgpu_charge_deny(session, &account, &request);
+        if (!is_busy(call))
+            return vgpu_charge_deny(session, &account, &request, vgpu_ledger_refused_use());
         request.bytes = guess = least_growth(call->pool, call->bytes);
         CUresult rc = vgpu_charge(session, &account, &request);
         if (rc != CUDA_SUCCESS) return rc;
@@ -238,13 +239,12 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
     CUresult rc = call->alloc(call);
     settle(call->pool, &account, guess);
     if (rc != CUDA_SUCCESS || certain) return rc;
-    if (vgpu_ledger_used(session->region, account.device) <=
-        vgpu_ledger_limit(session->region, account.device))
-        return rc;
+    uint64_t used = vgpu_ledger_used(session->region, account.device);
+    if (used <= vgpu_ledger_limit(session->region, account.device)) return rc;
     /* What was freed in flight did not serve: the pool grew past the limit after all. */
     call->give_back(*call->out, call->stream);
     trim(call->pool, &account, growth_of(call->bytes));
     vgpu_pools_mark_dirty();
     *call->out = 0;
-    return vgpu_charge_deny(session, &account, &request);
+    return vgpu_charge_deny(session, &account, &request, used);
 }
