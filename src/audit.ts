@@ -63,13 +63,14 @@ export class Audit {
   compare(census: Census, { members, devices }: Question, answer: Answer): void {
     const listed = new Set<number>();
     this.isSettled = true;
+    const isWanted = this.#region.load32(layout.header.audit) === 1;
     devices.forEach((device, index) => {
       const uses = answer[index] ?? null;
       if (uses === null) return;
       for (const { pid } of uses) listed.add(pid);
       for (const member of members) {
         if (!census.isCurrent(member)) continue;
-        if (!this.isBlind) this.#reconcile(member, device, uses, census);
+        if (!this.isBlind && isWanted) this.#reconcile(member, device, uses, census);
         this.#checkSeen(member, device, uses);
       }
       for (const { pid } of uses) this.#checkMember(pid, device, census);

@@ -28,7 +28,7 @@ export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): 
     burstPpm: burstPpm(all),
     time: plan.time,
     contextBytes: Math.max(0, ...costs.values()),
-    audit: true,
+    audit: process.env["VGPU_TEST_AUDIT"] !== "off",
     devices: listed.map((card) => {
       const limit = named.get(card.uuid) ?? all;
       return {

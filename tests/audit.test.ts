@@ -179,3 +179,14 @@ test("one process that NVML does not list among others that it does makes nobody
   look();
   expect(audit.isBlind).toBe(false);
 }, 10_000);
+
+test("switched off, it writes no drift", () => {
+  using work = folder();
+  const { region, uses, look } = session(work.path);
+  region.store32(header.audit, 0);
+  join(region, process.pid, 100 * MIB);
+  uses.push({ pid: process.pid, bytes: 300 * MIB });
+  look();
+  look();
+  expect(drift(region)).toBe(0);
+});
