@@ -1,27 +1,32 @@
 /* Every way to take device memory, alone and mixed. Needs a driver (a real one, or the simulated):
  *     cc -std=gnu11 -O2 -pthread memory_paths.c -o memory_paths -l:libcuda.so.1 -ldl
- *     vgpu run --mem 4g -- memory_paths fill PATH           fills the card until a refusal, frees,
- * fills again vgpu run --mem 4g -- memory_paths mix SECONDS THREADS SEED [FOREVER] memory_paths
- * list                                     the names of the paths One JSON object on stdout;
- * "wrong" lists what did not hold, and the exit status is 1 if it is not empty. NVML is asked
- * through whatever the process sees: inside a session its own true figure. */
+ *     memory_paths fill PATH                        until a refusal; frees; fills again
+ *     memory_paths mix SECONDS THREADS PROCESSES [sized]   all at once; sized: without the unsized
+ *     memory_paths list                             "NAME sized|unsized|managed" for each path
+ * One JSON object on stdout; "wrong" lists what did not hold, and the exit status is 1 if it is not
+ * empty. NVML is asked through whatever the process sees: inside a session its own true figure. The
+ * ledger's figure is what the processes have charged, without what the audit adds (drift_bytes). */
 #include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "../../shim/cuda_abi.h"
 #include "../../shim/nvml_abi.h"
+#include "../../shim/slot.h"
 
 #define MiB (UINT64_C(1) << 20)
 #define MOST 400000
 
 static CUcontext primary;
-static CUstream stream;
+static __thread CUstream stream; /* each thread's own: a capture must not meet another's calls */
 static CUmemoryPool pool;
 static CUmemAllocationProp pinned = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
                                      .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}};
@@ -64,6 +69,33 @@ static uint64_t listed(void) {
     return sum;
 }
 
+/* --- what this process has charged --- */
+
+static const struct vgpu_region *region; /* NULL outside a session */
+
+static void region_open(void) {
+    const char *path = getenv("VGPU_REGION");
+    if (!path) return;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    void *mapped = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof *region, PROT_READ, MAP_SHARED, fd, 0);
+    if (mapped == MAP_FAILED) must(CUDA_ERROR_UNKNOWN, path);
+    close(fd);
+    region = mapped;
+}
+
+static uint64_t charged(void) {
+    uint64_t sum = 0;
+    for (int i = 0; region && i < VGPU_MAX_SLOTS; i++) {
+        const struct vgpu_slot *slot = &region->slots[i];
+        uint64_t owner = __atomic_load_n(&slot->owner, __ATOMIC_ACQUIRE);
+        if (vgpu_slot_state(owner) != VGPU_SLOT_LIVE || vgpu_slot_pid(owner) != (uint32_t)getpid())
+            continue;
+        for (int d = 0; d < VGPU_MAX_DEVICES; d++)
+            sum += __atomic_load_n(&slot->use[d].charged_bytes, __ATOMIC_RELAXED);
+    }
+    return sum;
+}
+
 /* --- the paths: take one more piece into a slot (untouched if refused), give one back --- */
 
 union slot {
@@ -78,15 +110,26 @@ union slot {
     uint64_t word;
 };
 
+enum kind {
+    SIZED,
+    UNSIZED, /* takes memory that no call names: docs/limits.md */
+    MANAGED, /* charged in full, though NVML need not list it */
+};
+
 struct path {
     const char *name;
-    uint64_t step;  /* bytes that one piece takes; 0: measured */
+    uint64_t step;  /* bytes that one piece takes */
     uint64_t slack; /* a refusal may come this early */
     CUresult (*take)(union slot *slot);
     void (*give)(union slot *slot);
-    bool sticky; /* keeps bytes when all is given back */
-    bool mixed;  /* takes part in mixes */
+    bool sticky;    /* keeps bytes when all is given back */
+    unsigned rare;  /* in mixes, one in so many of its turns is taken */
+    uint64_t grain; /* pieces are of `piece` units of `step` bytes, of this many at the limit */
+    enum kind kind;
 };
+
+/* Large steps far from the limit, where thousands of small ones would take minutes. */
+static __thread uint64_t piece;
 
 static CUresult take_plain(union slot *s) { return cuMemAlloc_v2(&s->pointer, 2 * MiB); }
 static CUresult take_small(union slot *s) { return cuMemAlloc_v2(&s->pointer, 65536); }
@@ -132,7 +175,7 @@ static CUresult take_array3d(union slot *s) {
     return cuArray3DCreate_v2(&s->array, &shape);
 }
 static CUresult take_array_small(union slot *s) {
-    CUDA_ARRAY_DESCRIPTOR shape = {100, 100, CU_AD_FORMAT_UNSIGNED_INT8, 1};
+    CUDA_ARRAY_DESCRIPTOR shape = {100 * piece, 100, CU_AD_FORMAT_UNSIGNED_INT8, 1};
     return cuArrayCreate_v2(&s->array, &shape);
 }
 static void give_array(union slot *s) { cuArrayDestroy(s->array); }
@@ -158,16 +201,20 @@ static CUresult take_graph(union slot *s) {
     CUgraph graph;
     CUgraphNode node;
     CUDA_MEM_ALLOC_NODE_PARAMS params = {.poolProps = pool_properties, .bytesize = 2 * MiB};
-    MUST(cuGraphCreate(&graph, 0));
-    MUST(cuGraphAddMemAllocNode(&node, graph, NULL, 0, &params));
+    CUresult rc = cuGraphCreate(&graph, 0);
+    if (rc) return rc;
+    rc = cuGraphAddMemAllocNode(&node, graph, NULL, 0, &params);
+    if (rc) return cuGraphDestroy(graph), rc;
     return launch_alloc(graph, params.dptr, s);
 }
 static CUresult take_capture(union slot *s) {
-    CUgraph graph;
+    CUgraph graph = NULL;
     CUdeviceptr pointer;
-    MUST(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
-    MUST(cuMemAllocAsync(&pointer, 2 * MiB, stream));
-    MUST(cuStreamEndCapture(stream, &graph));
+    CUresult rc = cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+    if (rc) return rc;
+    rc = cuMemAllocAsync(&pointer, 2 * MiB, stream);
+    CUresult ended = cuStreamEndCapture(stream, &graph);
+    if (rc || ended) return graph ? cuGraphDestroy(graph) : 0, rc ? rc : ended;
     return launch_alloc(graph, pointer, s);
 }
 static void give_graph(union slot *s) {
@@ -175,16 +222,24 @@ static void give_graph(union slot *s) {
     cuDeviceGraphMemTrim(0);
 }
 
-static const char variables[] = ".version 6.0\n.target sm_50\n.address_size 64\n"
-                                ".visible .global .align 4 .b8 filling[2097152];\n";
-static CUresult take_module(union slot *s) { return cuModuleLoadData(&s->module, variables); }
+/* A variable of `piece` times 2 MiB. */
+static const char *variable(void) {
+    static __thread char text[160];
+    snprintf(text, sizeof text,
+             ".version 6.0\n.target sm_50\n.address_size 64\n"
+             ".visible .global .align 4 .b8 filling[%llu];\n",
+             (unsigned long long)(piece * 2 * MiB));
+    return text;
+}
+static CUresult take_module(union slot *s) { return cuModuleLoadData(&s->module, variable()); }
 static void give_module(union slot *s) { cuModuleUnload(s->module); }
 static CUresult take_library(union slot *s) {
     CUlibrary library;
     CUdeviceptr address;
     size_t bytes;
-    MUST(cuLibraryLoadData(&library, variables, NULL, NULL, 0, NULL, NULL, 0));
-    CUresult rc = cuLibraryGetGlobal(&address, &bytes, library, "filling");
+    CUresult rc = cuLibraryLoadData(&library, variable(), NULL, NULL, 0, NULL, NULL, 0);
+    if (rc) return rc;
+    rc = cuLibraryGetGlobal(&address, &bytes, library, "filling");
     if (rc) cuLibraryUnload(library);
     else s->library = library;
     return rc;
@@ -205,18 +260,21 @@ static CUresult take_stream(union slot *s) {
 }
 static void give_stream(union slot *s) { cuStreamDestroy_v2(s->stream); }
 
-/* 16 bytes a thread more; word = the limit before. */
+/* `piece` bytes a thread more; word = the limit before. */
 static CUresult take_stack(union slot *s) {
     size_t now;
-    MUST(cuCtxGetLimit(&now, CU_LIMIT_STACK_SIZE));
-    CUresult rc = cuCtxSetLimit(CU_LIMIT_STACK_SIZE, now + 16);
+    CUresult rc = cuCtxGetLimit(&now, CU_LIMIT_STACK_SIZE);
+    if (!rc) rc = cuCtxSetLimit(CU_LIMIT_STACK_SIZE, now + piece);
     if (!rc) s->word = now;
     return rc;
 }
 static void give_stack(union slot *s) { cuCtxSetLimit(CU_LIMIT_STACK_SIZE, (size_t)s->word); }
 
-/* A kernel with 256 bytes of local memory a thread more than the last one. */
+/* A kernel with `piece` bytes of local memory a thread more than the last one. The context keeps
+ * what it takes, so in a mix, where nothing would be left for the others, it ends at LOCAL_MOST. */
+#define LOCAL_MOST 2048
 static uint64_t local_bytes = 1024;
+static bool is_mix;
 static CUresult take_local(union slot *s) {
     static const char text[] =
         ".version 6.0\n.target sm_50\n.address_size 64\n"
@@ -229,7 +287,8 @@ static CUresult take_local(union slot *s) {
         "ld.local.u32 %%x, [%%b];\n"
         "setp.eq.u32 %%q, %%x, 12345;\n@%%q st.global.u32 [%%a], %%x;\nret;\n}\n";
     char image[1024], name[64];
-    unsigned long long bytes = local_bytes + 256;
+    unsigned long long bytes = __atomic_load_n(&local_bytes, __ATOMIC_RELAXED) + piece;
+    if (is_mix && bytes > LOCAL_MOST) bytes = LOCAL_MOST;
     CUmodule module;
     CUfunction function;
     uint64_t offset = 0;
@@ -238,43 +297,54 @@ static CUresult take_local(union slot *s) {
     snprintf(name, sizeof name, "vgpu_sim_local_%llu", bytes);
     CUresult rc = cuModuleLoadData(&module, image);
     if (rc) return rc;
-    MUST(cuModuleGetFunction(&function, module, name));
-    rc = cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, params, NULL);
+    rc = cuModuleGetFunction(&function, module, name);
+    if (!rc) rc = cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, params, NULL);
     if (!rc) rc = cuStreamSynchronize(stream);
     cuModuleUnload(module);
     if (rc) return rc;
-    local_bytes = bytes;
+    __atomic_store_n(&local_bytes, bytes, __ATOMIC_RELAXED);
     s->word = 0;
     return rc;
 }
 static void give_local(union slot *s) { (void)s; }
 
-static const struct path paths[] = {
-    {"plain", 2 * MiB, 0, take_plain, give_plain, false, true},
-    {"small", 65536, 0, take_small, give_plain, false, true},
-    {"pitch", 2 * MiB, 0, take_pitch, give_plain, false, true},
-    {"managed", 2 * MiB, 0, take_managed, give_plain, false, false},
-    {"async", 32 * MiB, 60 * MiB, take_async, give_async, true, true},
-    {"pool", 32 * MiB, 60 * MiB, take_pool, give_async, false, true},
-    {"vmm", 2 * MiB, 0, take_vmm, give_vmm, false, true},
-    {"mapped", 2 * MiB, 0, take_mapped, give_mapped, false, true},
-    {"array", 2 * MiB, 0, take_array, give_array, false, true},
-    {"array3d", 2 * MiB, 0, take_array3d, give_array, false, true},
-    {"array_small", 2 * MiB, 0, take_array_small, give_array, false, true},
-    {"mipmap", 2 * MiB, 0, take_mipmap, give_mipmap, false, true},
-    {"graph", 32 * MiB, 0, take_graph, give_graph, true, false},
-    {"capture", 32 * MiB, 0, take_capture, give_graph, true, false},
-    {"module", 2 * MiB, 0, take_module, give_module, true, true},
-    {"library", 2 * MiB, 0, take_library, give_library, true, true},
-    {"context", 518 * MiB, 0, take_context, give_context, false, false},
-    {"stream", 0, 0, take_stream, give_stream, true, false},
-    {"stack", 5 * MiB, 0, take_stack, give_stack, false, false},
-    {"local", 70 * MiB, 0, take_local, give_local, true, false},
+static struct path paths[] = {
+    {"plain", 2 * MiB, 0, take_plain, give_plain, false, 1, 0, SIZED},
+    {"small", 65536, 0, take_small, give_plain, false, 1, 0, SIZED},
+    {"pitch", 2 * MiB, 0, take_pitch, give_plain, false, 1, 0, SIZED},
+    {"managed", 2 * MiB, 0, take_managed, give_plain, false, 1, 0, MANAGED},
+    {"async", 32 * MiB, 60 * MiB, take_async, give_async, true, 1, 0, SIZED},
+    {"pool", 32 * MiB, 60 * MiB, take_pool, give_async, false, 1, 0, SIZED},
+    {"vmm", 2 * MiB, 0, take_vmm, give_vmm, false, 1, 0, SIZED},
+    {"mapped", 2 * MiB, 0, take_mapped, give_mapped, false, 1, 0, SIZED},
+    {"array", 2 * MiB, 0, take_array, give_array, false, 1, 0, SIZED},
+    {"array3d", 2 * MiB, 0, take_array3d, give_array, false, 1, 0, SIZED},
+    {"array_small", 2 * MiB, 0, take_array_small, give_array, false, 1, 1, SIZED},
+    {"mipmap", 2 * MiB, 0, take_mipmap, give_mipmap, false, 1, 0, SIZED},
+    {"graph", 32 * MiB, 0, take_graph, give_graph, true, 1, 0, SIZED},
+    {"capture", 32 * MiB, 0, take_capture, give_graph, true, 1, 0, SIZED},
+    {"module", 2 * MiB, 0, take_module, give_module, true, 1, 1, SIZED},
+    {"library", 2 * MiB, 0, take_library, give_library, true, 1, 1, SIZED},
+    {"context", 518 * MiB, 0, take_context, give_context, false, 16, 0, SIZED},
+    {"stream", 2 * MiB, 0, take_stream, give_stream, true, 1, 0, SIZED},
+    {"stack", 0, 0, take_stack, give_stack, false, 4, 16, SIZED},
+    {"local", 0, 0, take_local, give_local, true, 16, 16, UNSIZED},
 };
 #define PATHS (sizeof paths / sizeof *paths)
 
+/* A byte a thread more is a byte for each thread that the card can hold. */
+static void measure_steps(void) {
+    int threads, processors;
+    MUST(cuDeviceGetAttribute(&threads, CU_DEVICE_ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR, 0));
+    MUST(cuDeviceGetAttribute(&processors, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 0));
+    for (size_t i = 0; i < PATHS; i++)
+        if (!paths[i].step) paths[i].step = (uint64_t)threads * (uint64_t)processors;
+}
+
 static void start(void) {
+    region_open();
     MUST(cuInit(0));
+    measure_steps();
     MUST(cuDevicePrimaryCtxRetain(&primary, 0));
     MUST(cuCtxSetCurrent(primary));
     MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
@@ -301,53 +371,65 @@ static void note(bool good, const char *what) {
 
 static union slot slots[MOST];
 
+/* Takes pieces until a refusal that no smaller piece would have escaped. */
+static uint64_t take_all(const struct path *path, CUresult *rc, uint64_t *most) {
+    uint64_t n = 0;
+    piece = path->grain ? 64 * path->grain : 1;
+    for (; n < MOST; n++) {
+        slots[n].word = UINT64_C(0x7777);
+        while ((*rc = path->take(&slots[n])) == CUDA_ERROR_OUT_OF_MEMORY && piece > path->grain &&
+               path->grain)
+            piece /= 2;
+        if (*rc) break;
+        if (n % 16 == 0 || path->step >= MiB) {
+            uint64_t now = listed();
+            if (now > *most) *most = now;
+        }
+    }
+    return n;
+}
+
 static int fill(const struct path *path) {
     size_t left, limit;
-    uint64_t most = 0, before = listed(), full = 0, counts[2] = {0}, asked = path->step;
+    uint64_t most = 0, before = listed(), full = 0, ledger_full = 0, counts[2] = {0}, asked = 0;
     CUresult rc = CUDA_SUCCESS;
     MUST(cuMemGetInfo_v2(&left, &limit));
     for (int round = 0; round < 2; round++) {
-        uint64_t n = 0;
-        if (round == 1 && strcmp(path->name, "local") == 0) break;
-        for (; n < MOST; n++) {
-            slots[n].word = UINT64_C(0x7777);
-            rc = path->take(&slots[n]);
-            if (rc) break;
-            if (n % 16 == 0 || path->step >= MiB) {
-                uint64_t now = listed();
-                if (now > most) most = now;
-            }
-        }
+        if (round == 1 && path->take == take_local) break;
+        uint64_t n = take_all(path, &rc, &most);
         note(rc == CUDA_ERROR_OUT_OF_MEMORY, "the refusal is not code 2");
         note(slots[n].word == UINT64_C(0x7777), "a refusal touched the output");
         if (round == 0) {
-            full = listed();
+            full = listed(), ledger_full = charged();
+            usleep(10000); /* at rest for as long as a sampler outside needs to see it */
             if (full > most) most = full;
-            if (!asked) asked = 2 * MiB;
+            asked = path->step * piece;
         }
         counts[round] = n;
         while (n) path->give(&slots[--n]);
         settle();
     }
-    uint64_t after = listed();
-    bool managed = strcmp(path->name, "managed") == 0;
-    note(most <= limit, "NVML's figure went over the limit");
-    if (managed) note(before + counts[0] * path->step + 8 * MiB > limit, "refused too early");
-    else note(full + asked + path->slack + 4 * MiB >= limit, "refused too early");
+    uint64_t after = listed(), ledger_after = charged();
+    note(most <= limit || path->kind == UNSIZED, "NVML's figure went over the limit");
+    if (path->kind == MANAGED) {
+        note(before + counts[0] * path->step <= limit, "the sum of sizes is over the limit");
+        note(before + counts[0] * path->step + 8 * MiB > limit, "refused too early");
+    } else {
+        note(full + asked + path->slack + 4 * MiB > limit, "refused too early");
+    }
     note(counts[0] <= counts[1] + counts[1] / 16 + 1 || path->take == take_local,
          "the second fill held less: something was lost");
     note(after <= before + 2 * MiB || path->sticky, "bytes left after everything was freed");
-    size_t left_after;
-    MUST(cuMemGetInfo_v2(&left_after, &limit));
-    printf("{\"path\":\"%s\",\"limit_bytes\":%zu,\"held_bytes\":%llu,\"most_bytes\":%llu,\"asked\":"
-           "%llu,"
-           "\"code\":%d,\"pieces\":%llu,\"pieces_again\":%llu,\"before_bytes\":%llu,\"after_"
-           "bytes\":%llu,"
-           "\"ledger_after_bytes\":%zu,\"wrong\":\"%s\"}\n",
+    printf("{\"path\":\"%s\",\"limit_bytes\":%zu,\"held_bytes\":%llu,\"most_bytes\":%llu,"
+           "\"asked_bytes\":%llu,\"code\":%d,\"pieces\":%llu,\"pieces_again\":%llu,"
+           "\"before_bytes\":%llu,\"ledger_full_bytes\":%llu,\"after_bytes\":%llu,"
+           "\"ledger_after_bytes\":%llu,\"managed_bytes\":%llu,\"wrong\":\"%s\"}\n",
            path->name, limit, (unsigned long long)full, (unsigned long long)most,
            (unsigned long long)asked, (int)rc, (unsigned long long)counts[0],
-           (unsigned long long)counts[1], (unsigned long long)before, (unsigned long long)after,
-           limit - left_after, wrong);
+           (unsigned long long)counts[1], (unsigned long long)before,
+           (unsigned long long)ledger_full, (unsigned long long)after,
+           (unsigned long long)ledger_after,
+           (unsigned long long)(path->kind == MANAGED ? counts[0] * path->step : 0), wrong);
     return *wrong != 0;
 }
 
@@ -356,9 +438,12 @@ static int fill(const struct path *path) {
 struct worker {
     pthread_t thread;
     uint64_t random, calls, denials, failures;
+    const char *failed; /* the path of the last failure */
     int last;
 };
 static double until;
+static bool sized_only;
+static uint64_t managed_now, managed_most;
 
 static double now_s(void) {
     struct timespec t;
@@ -372,35 +457,74 @@ static uint64_t below(uint64_t *state, uint64_t bound) {
     return *state % bound;
 }
 
+static void give(const struct path *path, union slot *slot) {
+    path->give(slot);
+    if (path->kind == MANAGED) __atomic_sub_fetch(&managed_now, path->step, __ATOMIC_RELAXED);
+}
+
+static void count_managed(uint64_t bytes) {
+    uint64_t now = __atomic_add_fetch(&managed_now, bytes, __ATOMIC_RELAXED);
+    uint64_t most = __atomic_load_n(&managed_most, __ATOMIC_RELAXED);
+    while (now > most && !__atomic_compare_exchange_n(&managed_most, &most, now, false,
+                                                      __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
+
+/* So many that 32 threads pass 20 GiB. */
+#define HELD 160
+
 static void *mix_thread(void *argument) {
     struct worker *worker = argument;
-    union slot held[64];
-    const struct path *of[64] = {0};
+    union slot held[HELD];
+    const struct path *of[HELD] = {0};
     cuCtxSetCurrent(primary);
+    for (CUresult rc; (rc = cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));)
+        if (rc != CUDA_ERROR_OUT_OF_MEMORY || now_s() > until) return NULL;
     while (now_s() < until) {
-        uint64_t k = below(&worker->random, 64);
-        if (of[k]) of[k]->give(&held[k]);
+        uint64_t k = below(&worker->random, HELD);
+        if (of[k]) give(of[k], &held[k]);
         of[k] = NULL;
         const struct path *path = &paths[below(&worker->random, PATHS)];
-        if (!path->mixed || below(&worker->random, 4) == 0) continue;
+        if (below(&worker->random, 4) == 0 || below(&worker->random, path->rare)) continue;
+        if (sized_only && path->kind == UNSIZED) continue;
+        piece = path->grain ? path->grain : 1;
         CUresult rc = path->take(&held[k]);
         worker->calls++;
         if (rc == CUDA_SUCCESS) of[k] = path;
         else if (rc == CUDA_ERROR_OUT_OF_MEMORY) worker->denials++;
-        else worker->failures++, worker->last = (int)rc;
+        else worker->failures++, worker->last = (int)rc, worker->failed = path->name;
+        if (!rc && path->kind == MANAGED) count_managed(path->step);
         if (below(&worker->random, 64) == 0) cuStreamSynchronize(stream);
     }
-    for (int k = 0; k < 64; k++)
-        if (of[k]) of[k]->give(&held[k]);
+    for (int k = 0; k < HELD; k++)
+        if (of[k]) give(of[k], &held[k]);
+    cuStreamSynchronize(stream);
+    cuStreamDestroy_v2(stream);
     return NULL;
 }
 
+/* Where the processes of a mix meet: all begin at once, each with its context, and all have given
+ * everything back before any looks at what is left. */
+static struct meeting { int processes, arrived[3]; } * meeting;
+
+static void meet(int which) {
+    __atomic_add_fetch(&meeting->arrived[which], 1, __ATOMIC_SEQ_CST);
+    for (double end = now_s() + 60; now_s() < end; usleep(1000))
+        if (__atomic_load_n(&meeting->arrived[which], __ATOMIC_SEQ_CST) == meeting->processes)
+            return;
+    must(CUDA_ERROR_UNKNOWN, "another process of the mix did not come");
+}
+
 static int mix(double seconds, int threads, uint64_t seed) {
+    start();
     struct worker workers[256] = {0};
     uint64_t calls = 0, denials = 0, failures = 0, before = listed();
     size_t left, limit;
     int last = 0;
+    const char *failed = "";
+    meet(0);
     if (threads > 256) threads = 256;
+    is_mix = true;
     until = now_s() + seconds;
     for (int i = 0; i < threads; i++) {
         workers[i].random = (seed + (uint64_t)i + 1) * UINT64_C(0x9e3779b97f4a7c15) | 1;
@@ -410,32 +534,51 @@ static int mix(double seconds, int threads, uint64_t seed) {
         pthread_join(workers[i].thread, NULL);
         calls += workers[i].calls, denials += workers[i].denials;
         failures += workers[i].failures;
-        if (workers[i].last) last = workers[i].last;
+        if (workers[i].last) last = workers[i].last, failed = workers[i].failed;
     }
     settle();
-    uint64_t after = listed();
+    meet(1);
+    uint64_t after = listed(), ledger_after = charged();
+    meet(2);
     MUST(cuMemGetInfo_v2(&left, &limit));
     note(failures == 0, "a code other than 0 and 2");
-    printf(
-        "{\"mix\":%d,\"calls\":%llu,\"denials\":%llu,\"failures\":%llu,\"last_code\":%d,\"before_"
-        "bytes\":%llu,"
-        "\"after_bytes\":%llu,\"limit_bytes\":%zu,\"ledger_after_bytes\":%zu,\"wrong\":\"%s\"}\n",
-        threads, (unsigned long long)calls, (unsigned long long)denials,
-        (unsigned long long)failures, last, (unsigned long long)before, (unsigned long long)after,
-        limit, limit - left, wrong);
+    note(managed_most <= limit, "the sum of managed sizes went over the limit");
+    printf("{\"mix\":%d,\"calls\":%llu,\"denials\":%llu,\"failures\":%llu,\"last_code\":%d,"
+           "\"failed\":\"%s\",\"before_bytes\":%llu,\"after_bytes\":%llu,\"limit_bytes\":%zu,"
+           "\"ledger_after_bytes\":%llu,\"managed_most_bytes\":%llu,\"wrong\":\"%s\"}\n",
+           threads, (unsigned long long)calls, (unsigned long long)denials,
+           (unsigned long long)failures, last, failed, (unsigned long long)before,
+           (unsigned long long)after, limit, (unsigned long long)ledger_after,
+           (unsigned long long)managed_most, wrong);
     return *wrong != 0;
+}
+
+static int mixes(double seconds, int threads, int processes) {
+    meeting =
+        mmap(NULL, sizeof *meeting, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (meeting == MAP_FAILED || processes < 1 || threads < 1) return 2;
+    meeting->processes = processes;
+    int worst = 0, status;
+    for (int i = 0; i < processes; i++)
+        if (fork() == 0) exit(mix(seconds, threads, (uint64_t)i * 1000 + 1));
+    while (wait(&status) > 0)
+        if (!WIFEXITED(status)) worst = 4;
+        else if (WEXITSTATUS(status) > worst) worst = WEXITSTATUS(status);
+    return worst;
 }
 
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "list") == 0) {
-        for (size_t i = 0; i < PATHS; i++) printf("%s\n", paths[i].name);
+        static const char *const kinds[] = {"sized", "unsized", "managed"};
+        for (size_t i = 0; i < PATHS; i++) printf("%s %s\n", paths[i].name, kinds[paths[i].kind]);
         return 0;
     }
     if (argc > 2 && strcmp(argv[1], "fill") == 0)
         for (size_t i = 0; i < PATHS; i++)
             if (strcmp(argv[2], paths[i].name) == 0) return start(), fill(&paths[i]);
+    sized_only = argc > 5 && strcmp(argv[5], "sized") == 0;
     if (argc > 4 && strcmp(argv[1], "mix") == 0)
-        return start(), mix(atof(argv[2]), atoi(argv[3]), strtoull(argv[4], NULL, 0));
-    fprintf(stderr, "memory_paths fill PATH | mix SECONDS THREADS SEED | list\n");
+        return mixes(atof(argv[2]), atoi(argv[3]), atoi(argv[4]));
+    fprintf(stderr, "memory_paths fill PATH | mix SECONDS THREADS PROCESSES [sized] | list\n");
     return 2;
 }

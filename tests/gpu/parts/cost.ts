@@ -1,0 +1,90 @@
+import { join } from "node:path";
+import { out } from "../options.ts";
+import { row } from "../rows.ts";
+import { last, limited } from "../run.ts";
+
+interface Cost {
+  what: string;
+  hooked: boolean;
+  native_ns: number;
+  added_ns: number;
+  low: number;
+  high: number;
+}
+
+export async function cost(): Promise<void> {
+  const cases: [string, string[], number][] = [
+    ["launch", [], 20],
+    ["launch", ["--sm", "90"], 150],
+    ["alloc", ["--mem", "4g"], 300],
+    ["async", ["--mem", "4g"], 250],
+    ["create", ["--mem", "4g"], 1000],
+  ];
+  for (const [what, flags, bar] of cases) {
+    const { code, stdout, stderr } = await limited(
+      [...flags, "-q"],
+      [join(out, "cost"), what, "40"],
+    );
+    if (code !== 0) throw new Error(`cost ${what}: exit ${code}: ${stderr}`);
+    const got = last<Cost>(stdout);
+    row(
+      "cost",
+      `${what}${flags.length ? ` under ${flags.join(" ")}` : ", unlimited"}`,
+      "0 ns",
+      `+${got.added_ns} ns [${got.low}, ${got.high}] on ${got.native_ns} ns`,
+      `≤ ${bar} ns`,
+      got.hooked && got.added_ns <= bar,
+    );
+  }
+  await inside();
+}
+
+interface Inside {
+  hooked: boolean;
+  take_p50: number;
+  take_p99: number;
+  give_p50: number;
+  give_p99: number;
+}
+
+/** What a call spends in the shim itself, call by call: cost_inside.c. */
+async function inside(): Promise<void> {
+  for (const what of ["alloc", "async", "create"]) {
+    for (const processes of [1, 2, 4, 8]) {
+      const got = await measureInside(what, processes, 10);
+      row(
+        "cost",
+        `${what}, ${processes} processes at once, in the shim itself`,
+        "p99 ≤ 5 µs",
+        `take p50 ${got.take_p50} p99 ${got.take_p99} ns, free p50 ${got.give_p50} p99 ${got.give_p99} ns`,
+        "p99 ≤ 5,000 ns",
+        got.hooked && got.take_p99 <= 5000 && got.give_p99 <= 5000,
+      );
+    }
+  }
+  const few = await measureInside("alloc", 1, 10);
+  const many = await measureInside("alloc", 1, 100_000);
+  row(
+    "cost",
+    "a free among 100,000 live blocks, in the shim itself",
+    `p50 ${few.give_p50}, p99 ${few.give_p99} ns among 10`,
+    `p50 ${many.give_p50}, p99 ${many.give_p99} ns`,
+    `median ≤ that among 10 + ${CACHE_MISS_NS} ns, p99 ≤ 5,000 ns`,
+    few.hooked &&
+      many.hooked &&
+      many.give_p50 <= few.give_p50 + CACHE_MISS_NS &&
+      many.give_p99 <= 5000,
+  );
+}
+
+/** A table of 100,000 entries is in no near cache, and the block is chosen at random: a few lines from memory, no search. */
+const CACHE_MISS_NS = 300;
+
+async function measureInside(what: string, processes: number, live: number): Promise<Inside> {
+  const { code, stdout, stderr } = await limited(
+    ["--mem", "20g", "-q"],
+    [join(out, "cost_inside"), what, `${processes}`, "20000", `${live}`],
+  );
+  if (code !== 0) throw new Error(`cost_inside ${what}: exit ${code}: ${stderr}`);
+  return last<Inside>(stdout);
+}
