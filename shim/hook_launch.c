@@ -137,3 +137,41 @@ VGPU_EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
     vgpu_overhead_stream_ends(stream);
     return REAL(cuStreamDestroy_v2)(stream);
 }
+
+/* --- one kernel on several devices at once ---------------------------------------------------- */
+
+/* The kernel's part on one device: in the stream's own context its local memory must fit, then the
+ * gate. */
+static CUresult part_enter(struct vgpu_passage *passage, const CUDA_LAUNCH_PARAMS *part) {
+    CUcontext context, popped;
+    passage->pace = NULL;
+    if (CALL(cuStreamGetCtx)(part->hStream, &context) != CUDA_SUCCESS ||
+        REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS)
+        return CUDA_SUCCESS; /* the driver will say what is wrong */
+    CUresult result = vgpu_local_launch(part->function, "cuLaunchCooperativeKernelMultiDevice");
+    if (result == CUDA_SUCCESS && vgpu_pace_gated()) {
+        uint64_t blocks = PRODUCT(part->gridDimX, part->gridDimY, part->gridDimZ);
+        uint64_t threads = PRODUCT(part->blockDimX, part->blockDimY, part->blockDimZ);
+        vgpu_pace_enter(passage, part->hStream, false,
+                        vgpu_book_key(part->function, blocks, threads));
+    }
+    CALL(cuCtxPopCurrent_v2)(&popped);
+    return result;
+}
+
+/* Every part waits for its own device's gate, and pays there. The driver itself refuses the special
+ * streams here, more devices than there are, and one of them twice. */
+VGPU_EXPORT CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned count,
+                                                          unsigned flags) {
+    struct vgpu_passage passages[VGPU_MAX_DEVICES];
+    CUresult result = CUDA_SUCCESS;
+    unsigned entered = 0, most = list && count <= VGPU_MAX_DEVICES ? count : 0;
+    while (result == CUDA_SUCCESS && entered < most && (uintptr_t)list[entered].hStream > 2) {
+        result = part_enter(&passages[entered], &list[entered]);
+        entered++;
+    }
+    if (result == CUDA_SUCCESS)
+        result = REAL(cuLaunchCooperativeKernelMultiDevice)(list, count, flags);
+    while (entered) vgpu_pace_leave(&passages[--entered]);
+    return result;
+}

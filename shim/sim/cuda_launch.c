@@ -108,6 +108,22 @@ API CUresult cuLaunchCooperativeKernel_ptsz(CUfunction f, unsigned int gx, unsig
                               params);
 }
 
+/* A part for each device, each in a stream of its own. */
+API CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned int count,
+                                                  unsigned int flags) {
+    if (!list || !count || count > (unsigned int)sim_card_count() || flags > 3)
+        return CUDA_ERROR_INVALID_VALUE;
+    for (unsigned int i = 0; i < count; i++)
+        if ((uintptr_t)list[i].hStream <= 2) return CUDA_ERROR_INVALID_VALUE;
+    for (unsigned int i = 0; i < count; i++) {
+        const CUDA_LAUNCH_PARAMS *p = &list[i];
+        const struct shape shape = {p->gridDimX,  p->gridDimY,  p->gridDimZ,      p->blockDimX,
+                                    p->blockDimY, p->blockDimZ, p->sharedMemBytes};
+        CHECK(launch_cooperative(p->function, &shape, p->hStream, false, p->kernelParams));
+    }
+    return CUDA_SUCCESS;
+}
+
 /* --- CUDA 2: the shape and the parameters were set before --- */
 
 static CUresult launch_old(CUfunction handle, int gx, int gy, CUstream stream) {

@@ -119,8 +119,17 @@ static CUresult launch(unsigned bytes) {
     snprintf(name, sizeof name, "vgpu_sim_local_%u", bytes);
     if (cuModuleLoadData(&module, "any") || cuModuleGetFunction(&function, module, name))
         return 999;
-    CUresult rc = cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
-    return rc;
+    return cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL);
+}
+
+static CUresult launch_on_each(unsigned bytes) {
+    char name[64];
+    CUmodule module;
+    CUDA_LAUNCH_PARAMS part = {NULL, 1, 1, 1, 1, 1, 1, 0, stream, NULL};
+    snprintf(name, sizeof name, "vgpu_sim_local_%u", bytes);
+    if (cuModuleLoadData(&module, "any") || cuModuleGetFunction(&part.function, module, name))
+        return 999;
+    return cuLaunchCooperativeKernelMultiDevice(&part, 1, 0);
 }
 
 static void locals(void) {
@@ -132,6 +141,10 @@ static void locals(void) {
     works(launch(2048), "one with less");
     holds(2048 * threads, "fits in");
     refused(launch(65536), "one that does not fit");
+    refused(launch_on_each(65000), "nor on several devices");
+    works(launch_on_each(3000), "one that does, on several devices");
+    equal(cuLaunchCooperativeKernelMultiDevice(NULL, 1, 0), CUDA_ERROR_INVALID_VALUE,
+          "no list: the driver's answer");
     holds(2048 * threads, "nothing moved");
     works(cuCtxSetLimit(CU_LIMIT_STACK_SIZE, 2048), "a stack limit below it");
     holds(2048 * threads, "changes nothing");

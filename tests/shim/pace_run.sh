@@ -32,7 +32,7 @@ within() {
 }
 percent() { awk -v a="$1" -v b="$2" 'BEGIN { print 100 * a / b }'; }
 
-for case in "--us 500" "--us 1000 --streams 4" "--us 500 --sync" "--us 100 --graph 10" "--us 500 --threads 3" "--us 5000"; do
+for case in "--us 500" "--us 1000 --streams 4" "--us 500 --sync" "--us 100 --graph 10" "--us 500 --threads 3" "--us 5000" "--us 500 --parts"; do
     # shellcheck disable=SC2086
     base=$(native $case --seconds 1 | rate)
     fresh 250000
