@@ -9,7 +9,7 @@
 
 static uint64_t fresh_ns; /* when the last answer's question was asked */
 
-static bool supervisor_lives(const struct vgpu_header *header) {
+bool vgpu_audit_supervised(const struct vgpu_header *header) {
     uint64_t start_time, flags;
     char state;
     return vgpu_process_stat(header->supervisor_pid, &start_time, &state, &flags) &&
@@ -20,7 +20,7 @@ bool vgpu_audit_refresh(struct vgpu_session *session, uint64_t age_ns) {
     struct vgpu_header *header = &session->region->header;
     uint64_t now = vgpu_now_ns(), last = vgpu_load_relaxed(&fresh_ns);
     if (last && now - last < age_ns) return true;
-    if (!vgpu_load_relaxed(&header->audit) || !supervisor_lives(header)) return false;
+    if (!vgpu_load_relaxed(&header->audit) || !vgpu_audit_supervised(header)) return false;
     uint32_t wanted = vgpu_add_seq_cst(&header->audit_wanted, 1U) + 1;
     vgpu_ring_bell(session->region, session->region_path);
     for (uint64_t end = now + PATIENCE_NS; vgpu_now_ns() < end;) {

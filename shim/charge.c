@@ -1,6 +1,7 @@
 #include "charge.h"
 
 #include "audit.h"
+#include "audit_alone.h"
 #include "exports.h"
 #include "pools.h"
 #include "slot.h"
@@ -28,6 +29,7 @@ bool vgpu_charge_try(struct vgpu_session *session, const struct vgpu_account *ac
     vgpu_slot_reap(session->region);
     vgpu_pools_refresh();
     vgpu_exports_reclaim(session);
+    vgpu_audit_alone(session, account->device);
     return vgpu_ledger_reserve(account, bytes);
 }
 

@@ -63,6 +63,25 @@ static void no_supervisor(void) {
     check(n > 50 && n < 64, "without a supervisor the limit holds", (uint64_t)n, 56);
     check(now_s() - start_s < 1, "and nobody waits", 0, 0);
     while (n) cuMemFree_v2(p[--n]);
+
+    /* 1 GiB that no hook sees: known at the first refusal, and then it counts. */
+    const uint64_t base = charged(region);
+    const struct vgpu_use *use = &region->slots[0].use[0];
+    CUdeviceptr behind, big;
+    works(REAL_FUNCTION(cuMemAlloc_v2)(&behind, GiB), "1 GiB behind our back");
+    works(cuMemAlloc_v2(&p[0], 2 * GiB), "2 GiB");
+    usleep(20000); /* the look at the last refusal is too old by then */
+    equal(cuMemAlloc_v2(&big, 2 * GiB), CUDA_ERROR_OUT_OF_MEMORY, "2 more are refused");
+    equal((uint64_t)use->drift_bytes, GiB, "and NVML was asked what else there is");
+    equal(cuMemAlloc_v2(&big, GiB), CUDA_ERROR_OUT_OF_MEMORY, "it counts");
+    works(REAL_FUNCTION(cuMemFree_v2)(behind), "it goes");
+    usleep(20000);
+    equal(cuMemAlloc_v2(&big, GiB), CUDA_ERROR_OUT_OF_MEMORY, "a lower figure is not believed");
+    usleep(3100000);
+    works(cuMemAlloc_v2(&big, GiB), "before it has stood for 3 s");
+    works(cuMemFree_v2(big), "free");
+    works(cuMemFree_v2(p[0]), "free");
+    equal(charged(region), base, "no byte is lost");
     region->header.audit = 0;
 }
 
