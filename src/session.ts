@@ -15,7 +15,7 @@ import type { Summary } from "./report/summary.ts";
 import { findShim, type Shim } from "./shim.ts";
 import type { Simulation } from "./simulation.ts";
 import type { Sink } from "./sink.ts";
-import { openStateDirectory } from "./state-directory.ts";
+import { lockStateDirectory, openStateDirectory } from "./state-directory.ts";
 import { hasMembers, sweep } from "./sweep.ts";
 
 /** A target that ends sooner and without a GPU is not worth loading the event feed for. */
@@ -61,10 +61,13 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const ready = audience.wantsAll ? await audience.open() : null;
   using nvml = new NvmlOnDemand(simulation);
   const { content, changes } = await prepare(plan, shim, simulation, isDriven, nvml);
-  if (hasMemoryLimit(plan) && isDriven)
-    await checkAdmission(directory, plan, content, changes, nvml);
   const boardDirectory = findBoardDirectory(simulation) ?? directory;
-  await using own = new Owned(createRegion(directory, { ...content, boardDirectory }));
+  const asked = { ...content, boardDirectory };
+  const isPromise = hasMemoryLimit(plan) && isDriven;
+  const made = isPromise
+    ? await promise(directory, plan, asked, changes, nvml)
+    : createRegion(directory, asked);
+  await using own = new Owned(made);
   const { region, session } = own;
   changes.set = { ...changes.set, VGPU_REGION: region.path };
   changes.suffix = { LD_PRELOAD: shim.library };
@@ -145,6 +148,24 @@ async function prepare(
   }
   if (plan.gpu !== null) changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
   return { content: resolveContent(plan, cards, costs), changes };
+}
+
+/** Makes the region of a session with a memory limit. Looking at what others hold and joining them are one step: of two that start together one sees the other. */
+async function promise(
+  directory: string,
+  plan: Plan,
+  content: RegionContent,
+  changes: Changes,
+  nvml: NvmlOnDemand,
+): Promise<OwnRegion> {
+  using lock = await lockStateDirectory(directory);
+  if (lock === null && plan.admit === "strict") {
+    throw new VgpuError("'--admit strict': another vgpu run has been starting for 10 s", {
+      hint: `find it with: fuser -v ${directory}`,
+    });
+  }
+  await checkAdmission(directory, plan, content, changes, nvml);
+  return createRegion(directory, content);
 }
 
 /** Warns, or refuses with `--admit strict`, when all sessions' limits pass a card. Alone it costs one look at the directory. */

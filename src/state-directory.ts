@@ -1,5 +1,15 @@
 import { VgpuError } from "./errors.ts";
-import { isDirectory, lastError, makeDirectory, readState, userId } from "./libc.ts";
+import {
+  closeFile,
+  isDirectory,
+  lastError,
+  makeDirectory,
+  OPEN,
+  openFile,
+  readState,
+  tryLock,
+  userId,
+} from "./libc.ts";
 
 /** Where sessions live, whatever XDG_RUNTIME_DIR says: ssh, cron and sudo differ in it (design §9). */
 export const stateDirectory = (): string => `/dev/shm/vgpu-${userId()}`;
@@ -25,6 +35,20 @@ export function openStateDirectory(path = stateDirectory()): string {
     throw new VgpuError(`${path} is open to other users`, { hint: `close it: chmod 700 ${path}` });
   }
   return path;
+}
+
+const LOCK_PATIENCE_MS = 10_000;
+const LOCK_STEP_MS = 2;
+
+/** The directory for one alone, until it is disposed of or the process ends; null if another kept it for 10 s. */
+export async function lockStateDirectory(path: string): Promise<Disposable | null> {
+  const fd = openFile(path, OPEN.readOnly);
+  for (let waitedMs = 0; waitedMs < LOCK_PATIENCE_MS; waitedMs += LOCK_STEP_MS) {
+    if (tryLock(fd, "exclusive")) return { [Symbol.dispose]: () => closeFile(fd) };
+    await Bun.sleep(LOCK_STEP_MS);
+  }
+  closeFile(fd);
+  return null;
 }
 
 /** The one line for a /dev/shm that is full, read-only or missing. */

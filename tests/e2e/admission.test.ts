@@ -1,5 +1,5 @@
 import { afterAll, expect, test } from "bun:test";
-import { mkdirSync } from "node:fs";
+import { mkdirSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
@@ -51,6 +51,26 @@ test("limits that come to more than the card: a warning, or with --admit strict 
   expect(run("--mem", "4g", "-q").stderr).toBe("");
   expect(run().stderr).toBe(""); // nothing promised, nothing to say
   expect(run("--admit", "strict").status).toBe(0);
+}, 60_000);
+
+test("of two that start together, each for more than half of the card, --admit strict lets one in", async () => {
+  const directory = join(work.path, "together");
+  mkdirSync(directory);
+  const go = join(directory, "go");
+  const env = { ...PLAIN, VGPU_SIM_DIR: directory };
+  const words = [BIN, "run", "--sim=rtx3080", "-q", "--mem", "6g", "--admit", "strict", "--"];
+  const script = `until [ -e ${go} ]; do sleep 0.02; done`;
+  Bun.spawnSync([...words, "true"], { env }); // once: takes seconds
+  for (let round = 0; round < 4; round++) {
+    const both = [0, 1].map(() =>
+      Bun.spawn([...words, "sh", "-c", script], { env, stderr: "pipe" }),
+    );
+    expect(await Promise.race([...both.map(({ exited }) => exited), Bun.sleep(10_000)])).toBe(125);
+    writeFileSync(go, "");
+    const ends = await Promise.all(both.map(({ exited }) => exited));
+    expect(ends.toSorted()).toEqual([0, 125]);
+    unlinkSync(go);
+  }
 }, 60_000);
 
 test("--admit takes warn or strict", () => {
