@@ -208,7 +208,10 @@ async function showSummary(summary: Summary, { report }: Plan): Promise<void> {
   if (report.json) return console.error(formatSummaryJson(summary));
   if (!wasEnforced(summary) && report.verbose === 0) return;
   const { paintFor } = await import("./report/drawing.ts");
-  formatSummary(summary, paintFor(2)).forEach(say);
+  const { formatMemory } = await import("./report/memory.ts");
+  const paint = paintFor(2);
+  formatSummary(summary, paint).forEach(say);
+  formatMemory(summary, paint, report.verbose > 0).forEach(say);
 }
 
 /** The region while this process is responsible for it: gone with the session, or left to the processes that outlive it. */

@@ -52,6 +52,19 @@ test("each level is told on the way up and on the way down, to the user and to t
   expect(summary.uses[0].peak_bytes).toBeGreaterThan(3.8 * 1024 ** 3);
 }, 20_000);
 
+test("the summary for a person: the soft limit always, the processes where one of several was denied or with -v", () => {
+  const words = ["run", "--sim", "--events", "none", "--mem", "4g", "--mem-soft", "2g"];
+  const alone = vgpu([...words, "--", program], { env: machine("told") }).stderr;
+  expect(alone).toMatch(/^vgpu: memory on GPU-[0-9a-f]{8}: soft limit 2 GiB, passed$/m);
+  expect(alone).not.toContain("pressure[");
+  const verbose = vgpu([...words, "-v", "--", program], { env: machine("told") }).stderr;
+  expect(verbose).toMatch(/: soft limit 2 GiB, passed; 27 allocations, at most [\d.]+ [MG]iB\/s$/m);
+  expect(verbose).toMatch(/^vgpu: pressure\[\d+\] +GPU-[0-9a-f]{8} +3\.\d+ GiB +27 +1 /m);
+  const two = ["--", "sh", "-c", `${program}; ${program}`];
+  const both = vgpu([...words, ...two], { env: machine("told") }).stderr;
+  expect(both.match(/^vgpu: pressure\[\d+\]/gm)).toHaveLength(2);
+}, 30_000);
+
 test("a soft limit alone refuses nothing", () => {
   const env = { ...machine("alone"), VGPU_MEM_SOFT: "1g" };
   const { stdout, told, summary } = run([], env);

@@ -1,0 +1,32 @@
+import { formatBytes } from "../units.ts";
+import { drawTable, type Paint } from "./drawing.ts";
+import type { Summary } from "./summary.ts";
+
+/** What the summary's table leaves out: a soft limit where there is one, who used what where that tells who was denied; all of it for `-v`. */
+export function formatMemory(summary: Summary, paint: Paint, isVerbose: boolean): string[] {
+  const { gpus, uses, denials } = summary;
+  const lines = gpus.flatMap((gpu) => {
+    const words = [
+      ...(gpu.softBytes === null ? [] : [describeSoft(gpu.softBytes, gpu.peakBytes)]),
+      ...(isVerbose ? [`${gpu.allocations} allocations, at most ${drawRate(gpu.velocity)}`] : []),
+    ];
+    return words.length === 0 ? [] : [`memory on ${shorten(gpu.uuid)}: ${words.join("; ")}`];
+  });
+  const isTelling = isVerbose || (denials > 0 && uses.length > 1);
+  if (!isTelling || uses.length === 0) return lines;
+  const titles = ["process", "GPU", "peak memory", "allocations", "denials", "fastest growth"];
+  const rows = uses.map(({ name, pid, uuid, peakBytes, allocations, denials: own, velocity }) => [
+    `${name}[${pid}]`,
+    shorten(uuid),
+    formatBytes(peakBytes),
+    `${allocations}`,
+    `${own}`,
+    drawRate(velocity),
+  ]);
+  return [...lines, ...drawTable([titles, ...rows], paint)];
+}
+
+const shorten = (uuid: string) => uuid.slice(0, "GPU-12345678".length);
+const drawRate = (velocity: number) => `${formatBytes(Math.round(velocity))}/s`;
+const describeSoft = (softBytes: number, peakBytes: number) =>
+  `soft limit ${formatBytes(softBytes)}, ${peakBytes > softBytes ? "passed" : "kept"}`;
