@@ -73,8 +73,8 @@ void context_quiet(struct context *context) {
     context->alive = false;
     lane_look(lane);
     if (lane->submitted - lane->done >= SIM_ENDLESS)
-        lane_cancel(lane); /* an endless kernel ends with its context */
-    else lane_wait_all(lane);
+        lane_cancel(lane);                 /* an endless kernel ends with its context */
+    else lane_wait(lane, lane->submitted); /* a spinner too */
     while (context->streams) {
         struct stream *stream = context->streams;
         context->streams = stream->next;

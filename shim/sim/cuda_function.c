@@ -122,6 +122,8 @@ static const struct {
     [BUILTIN_ADD] = {{0, 8}, {8, 8}, {16, 8}, {24, 4}},
     [BUILTIN_CHECKSUM] = {{0, 8}, {8, 8}, {16, 4}},
     [BUILTIN_SMIDS] = {{0, 8}, {8, 4}},
+    [BUILTIN_SPIN] = {{0, 8}, {8, 4}},
+    [BUILTIN_MEET] = {{0, 8}, {8, 4}},
 };
 
 static CUresult param_info(CUfunction handle, size_t index, size_t *offset, size_t *size) {
@@ -193,6 +195,12 @@ void function_work(const struct function *function, void **params, void **extra,
         work->smids.out = p[0];
         work->smids.words = w[2];
         fine = piece_valid(p[0], (size_t)w[2] * 4);
+        break;
+    case BUILTIN_SPIN:
+    case BUILTIN_MEET:
+        work->spin.word = p[0];
+        work->spin.value = w[2];
+        fine = piece_valid(p[0], 4) && (w[2] || function->builtin == BUILTIN_SPIN);
         break;
     }
     if (fine) work->kind = (enum work_kind)(WORK_FILL + ((int)function->builtin - BUILTIN_FILL));

@@ -150,6 +150,22 @@ void lane_effects(struct lane *lane) {
     }
 }
 
+/* --- spinners --- */
+
+bool lane_spin(struct lane *lane, int change) {
+    struct sim_machine *machine = sim_machine();
+    struct sim_queue *queue = lane_queue(lane);
+    sim_lock(machine);
+    look_locked(lane);
+    queue->spinning += (unsigned int)change;
+    if (change > 0) sim_advance(machine, lane->card, sim_now());
+    bool on_card = sim_on_card(machine, queue);
+    sim_unlock(machine);
+    lane->spinners += (unsigned int)change;
+    lane_effects(lane);
+    return on_card;
+}
+
 /* --- waiting --- */
 
 /* Never late for a lane that has the card to itself; with competitors too early, then the caller
@@ -170,7 +186,10 @@ void lane_wait(struct lane *lane, uint64_t target) {
     }
 }
 
-void lane_wait_all(struct lane *lane) { lane_wait(lane, lane->submitted); }
+void lane_wait_all(struct lane *lane) {
+    while (lane->spinners) pthread_cond_wait(&sim_process.progress, &sim_process.lock);
+    lane_wait(lane, lane->submitted);
+}
 
 void device_look(int device) {
     for (struct lane *lane = sim_process.lanes; lane; lane = lane->next)

@@ -8,8 +8,8 @@
 
 /* --- functions --- */
 
-/* VGPU_SIM_KERNELS=name=us,... over VGPU_SIM_KERNEL_US over 50 us; "inf" never ends. */
-static uint64_t kernel_ns(const char *name) {
+/* VGPU_SIM_KERNELS=name=us,... over VGPU_SIM_KERNEL_US; NULL without. */
+static const char *kernel_setting(const char *name) {
     const char *text = getenv("VGPU_SIM_KERNEL_US");
     const char *list = getenv("VGPU_SIM_KERNELS");
     size_t length = strlen(name);
@@ -19,6 +19,12 @@ static uint64_t kernel_ns(const char *name) {
             text = at + length + 1;
         at += entry + (at[entry] == ',');
     }
+    return text;
+}
+
+/* 50 us by default; "inf" never ends. */
+static uint64_t kernel_ns(const char *name) {
+    const char *text = kernel_setting(name);
     if (!text || !*text) return 50000;
     if (!strncmp(text, "inf", 3)) return SIM_ENDLESS;
     double us = strtod(text, NULL);
@@ -29,7 +35,13 @@ static enum builtin builtin_of(const char *name) {
     if (!strcmp(name, "vgpu_sim_fill")) return BUILTIN_FILL;
     if (!strcmp(name, "vgpu_sim_add")) return BUILTIN_ADD;
     if (!strcmp(name, "vgpu_sim_checksum")) return BUILTIN_CHECKSUM;
-    return strcmp(name, "vgpu_sim_smids") ? BUILTIN_NONE : BUILTIN_SMIDS;
+    if (!strcmp(name, "vgpu_sim_smids")) return BUILTIN_SMIDS;
+    if (!strcmp(name, "vgpu_sim_spin")) return BUILTIN_SPIN;
+    if (!strcmp(name, "vgpu_sim_meet")) return BUILTIN_MEET;
+    /* Any other name may stand for a spinner: name=spin, name=meet. */
+    const char *text = kernel_setting(name);
+    if (text && !strncmp(text, "spin", 4)) return BUILTIN_SPIN;
+    return text && !strncmp(text, "meet", 4) ? BUILTIN_MEET : BUILTIN_NONE;
 }
 
 static CUresult function_get(struct module *module, const char *name, struct function **out) {

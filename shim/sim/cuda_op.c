@@ -46,6 +46,9 @@ static bool op_step(struct stream *stream, struct op *op, uint64_t *due) {
         stream->tail = lane_submit(lane, op->work.ns);
         if (op->work.kind) lane_effect(lane, stream->tail, &op->work);
         return true;
+    case OP_SPIN:
+        *due = drained ? sim_now() + 20000 : lane_due(lane, stream->tail);
+        return drained && spin_step(lane, &op->spin);
     case OP_EVENT:
         if (op->record.event->version == op->record.version)
             event_settle(op->record.event, lane, stream->tail);
@@ -208,6 +211,7 @@ void stream_forget(struct stream *stream) {
         }
         struct op *op = stream->first;
         if (op->kind == OP_WORK && op->work.kind == WORK_STAGED) free(op->work.staged.bytes);
+        if (op->kind == OP_SPIN) spin_drop(context_lane(stream->context), &op->spin);
         if (op->kind == OP_EVENT && op->record.event->version == op->record.version)
             event_settle(op->record.event, context_lane(stream->context),
                          0); /* whoever waits for it must come back */

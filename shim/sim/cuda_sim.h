@@ -4,13 +4,18 @@
  *
  * Glossary
  *   device   a card as this process numbers it (CUDA_VISIBLE_DEVICES).
- *   lane     this process's view of its queue on a card: how far it is, what must happen when it
- * gets there. work     one piece of device time with its effect on memory (cuda_work.c). An effect
- * is carried out when somebody notices that its target was reached, always in the order of
- * submission. op       work that cannot be submitted yet, because its stream waits for a host
- * function, a memory word, another card, or another stream that waits (cuda_stream.c). Rare; most
- * streams never have one. object   whatever has a handle. Never given back to malloc, so that a
- * stale handle can be told by its kind.
+ *   lane     this process's view of one of its queues: how far it is, what must happen when it gets
+ *            there.
+ *   work     one piece of device time with its effect on memory (cuda_work.c). An effect is carried
+ *            out when somebody notices that its target was reached, always in the order of
+ *            submission.
+ *   spinner  a kernel that waits for a word in memory, which other streams, cards or processes
+ *            write: it holds the card, but not the streams beside it (cuda_spin.c).
+ *   op       work that cannot be submitted yet, because its stream waits for a host function, a
+ *            memory word, another lane, a spinner, or another stream that waits (cuda_op.c). Rare;
+ *            most streams never have one.
+ *   object   whatever has a handle. Never given back to malloc, so that a stale handle can be told
+ *            by its kind.
  */
 #ifndef VGPU_CUDA_SIM_H
 #define VGPU_CUDA_SIM_H
@@ -92,6 +97,8 @@ enum work_kind {
     WORK_ADD,
     WORK_CHECKSUM,
     WORK_SMIDS,
+    WORK_SPIN,
+    WORK_MEET,
     WORK_COPY,
     WORK_SET,
     WORK_STAGED,
@@ -112,6 +119,10 @@ struct work {
             uint32_t words;
             struct sim_sms sms;
         } smids;
+        struct {
+            uintptr_t word;
+            uint32_t value; /* of the word; the number of those that meet */
+        } spin;
         struct {
             uintptr_t dst, src;
             size_t dst_pitch, src_pitch, dst_slice, src_slice, width, height, depth;
@@ -154,6 +165,7 @@ struct lane {
     size_t effect_first, effect_count, effect_room; /* a ring */
     struct stamp *stamps;                           /* a heap by target */
     size_t stamp_count, stamp_room;
+    unsigned int spinners;
     unsigned int to_host; /* effects of that sort that are outstanding */
 };
 
@@ -212,6 +224,7 @@ struct green {
 
 enum op_kind {
     OP_WORK,
+    OP_SPIN,
     OP_EVENT,
     OP_HOST,
     OP_CALLBACK,
@@ -226,6 +239,12 @@ struct op {
     bool running;
     union {
         struct work work;
+        struct spinner {
+            struct work work;
+            bool begun;    /* submitted: it wants the card */
+            bool started;  /* has had it */
+            uint32_t goal; /* what the word must come to */
+        } spin;
         struct {
             struct event *event;
             uint64_t version;
@@ -292,6 +311,8 @@ enum builtin {
     BUILTIN_ADD,
     BUILTIN_CHECKSUM,
     BUILTIN_SMIDS,
+    BUILTIN_SPIN,
+    BUILTIN_MEET,
     BUILTIN_END
 };
 struct function {
@@ -388,9 +409,17 @@ LOCAL void lane_wait_all(struct lane *lane);
 LOCAL void device_look(int device); /* all its lanes */
 LOCAL void device_wait(int device);
 LOCAL void lane_cancel(struct lane *lane);                   /* what is submitted counts as done */
+LOCAL bool lane_spin(struct lane *lane, int change);         /* true: it is on the card */
 LOCAL uint64_t lane_due(struct lane *lane, uint64_t target); /* earliest wall time */
 LOCAL void lane_effects(struct lane *lane);
 LOCAL void work_run(const struct work *work); /* cuda_work.c: the effect */
+
+/* --- spinners (cuda_spin.c) --- */
+static inline bool work_spins(const struct work *work) {
+    return work->kind == WORK_SPIN || work->kind == WORK_MEET;
+}
+LOCAL bool spin_step(struct lane *lane, struct spinner *spinner); /* true: it has ended */
+LOCAL void spin_drop(struct lane *lane, struct spinner *spinner);
 
 /* --- streams (cuda_stream.c, cuda_op.c) --- */
 LOCAL CUresult stream_find(CUstream handle, bool per_thread,

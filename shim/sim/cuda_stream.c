@@ -132,6 +132,12 @@ void stream_work(struct stream *stream, const struct work *given, bool launch) {
     struct lane *lane = context_lane(stream->context);
     struct work work = work_on(lane, given);
     stream_join_legacy(stream);
+    while (launch && stream->queued - stream->resolved >= SIM_QUEUE_DEPTH)
+        pthread_cond_wait(&sim_process.progress, &sim_process.lock);
+    if (work_spins(&work)) {
+        stream_op(stream, &(struct op){.kind = OP_SPIN, .spin = {.work = work}});
+        return;
+    }
     if (stream->first) {
         stream_op(stream, &(struct op){.kind = OP_WORK, .work = work});
         return;

@@ -49,6 +49,8 @@ void work_run(const struct work *work) {
     struct piece piece;
     switch (work->kind) {
     case WORK_NOTHING:
+    case WORK_SPIN:
+    case WORK_MEET:
         break;
     case WORK_FILL:
     case WORK_ADD:

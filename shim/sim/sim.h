@@ -76,6 +76,7 @@ struct sim_segment {
 struct sim_queue {
     int32_t proc, card; /* proc -1 = free */
     struct sim_sms sms;
+    uint32_t spinning; /* kernels that wait for others: they hold the card, and slow nobody down */
     uint64_t submitted, done;
     uint64_t rate, fraction; /* of the stretch that runs now; of a ns, in 1/SIM_FULL_RATE */
     uint64_t written;        /* segments ever written; the newest SIM_SEGMENTS are kept */
@@ -171,7 +172,8 @@ SIM_INTERNAL int sim_queue_take(struct sim_machine *machine, int slot, int card,
                                 uint64_t from); /* its first target; -1 = table full */
 SIM_INTERNAL void sim_queue_give(struct sim_machine *machine, int queue);
 static inline bool sim_queue_ready(const struct sim_queue *queue, int card) {
-    return queue->proc >= 0 && queue->card == card && queue->submitted > queue->done;
+    return queue->proc >= 0 && queue->card == card &&
+           (queue->submitted > queue->done || queue->spinning);
 }
 SIM_INTERNAL void sim_queues_rate(struct sim_queue *const *queues, int count);
 SIM_INTERNAL uint64_t sim_queue_left(const struct sim_queue *queue); /* wall ns at its rate */
@@ -182,6 +184,7 @@ SIM_INTERNAL uint64_t sim_segment_when(const struct sim_segment *segment, uint64
 /* --- sim_time.c: the timeline --- */
 SIM_INTERNAL uint64_t sim_now(void);
 SIM_INTERNAL void sim_advance(struct sim_machine *machine, int card, uint64_t now); /* lock held */
+SIM_INTERNAL bool sim_on_card(const struct sim_machine *machine, const struct sim_queue *queue);
 SIM_INTERNAL unsigned int sim_busy_percent(const struct sim_busy *busy, uint64_t now);
 SIM_INTERNAL void sim_sleep_until(uint64_t when);
 

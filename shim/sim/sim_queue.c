@@ -28,6 +28,7 @@ void sim_queues_rate(struct sim_queue *const *queues, int count) {
     unsigned int sum = 0;
     struct sim_sms all = {0};
     for (int i = 0; i < count; i++) {
+        if (queues[i]->submitted == queues[i]->done) continue;
         sum += sim_sms_count(queues[i]->sms);
         all = sim_sms_join(all, queues[i]->sms);
         queues[i]->rate = SIM_FULL_RATE;
@@ -35,9 +36,11 @@ void sim_queues_rate(struct sim_queue *const *queues, int count) {
     if (sim_sms_count(all) == sum) return;
     unsigned int wanted[64 * SIM_SM_WORDS] = {0};
     for (int i = 0; i < count; i++)
-        for (unsigned int sm = 0; sm < 64 * SIM_SM_WORDS; sm++)
+        for (unsigned int sm = 0; queues[i]->submitted > queues[i]->done && sm < 64 * SIM_SM_WORDS;
+             sm++)
             wanted[sm] += (unsigned int)(queues[i]->sms.word[sm / 64] >> sm % 64) & 1;
     for (int i = 0; i < count; i++) {
+        if (queues[i]->submitted == queues[i]->done) continue;
         uint64_t rate = 0;
         for (unsigned int sm = 0; sm < 64 * SIM_SM_WORDS; sm++)
             if (queues[i]->sms.word[sm / 64] >> sm % 64 & 1) rate += SIM_FULL_RATE / wanted[sm];
@@ -47,11 +50,13 @@ void sim_queues_rate(struct sim_queue *const *queues, int count) {
 
 uint64_t sim_queue_left(const struct sim_queue *queue) {
     uint64_t left = queue->submitted - queue->done;
+    if (!left) return UINT64_MAX; /* it only spins */
     if (queue->rate == SIM_FULL_RATE || left >= SIM_ENDLESS / SIM_FULL_RATE) return left;
     return (left * SIM_FULL_RATE - queue->fraction + queue->rate - 1) / queue->rate;
 }
 
 void sim_queue_run(struct sim_queue *queue, uint64_t start, uint64_t end) {
+    if (queue->submitted == queue->done) return;
     uint64_t ran = (end - start) * queue->rate + queue->fraction;
     queue->fraction = ran % SIM_FULL_RATE;
     ran /= SIM_FULL_RATE;

@@ -86,7 +86,9 @@ static void run(struct sim_machine *machine, int index, struct sim_queue *const 
                 uint64_t end) {
     struct sim_card *card = &machine->card[index];
     sim_queues_rate(ready, count);
-    for (int i = 0; i < count; i++) end = least(end, card->now + sim_queue_left(ready[i]));
+    uint64_t longest = end - card->now;
+    for (int i = 0; i < count; i++) longest = least(longest, sim_queue_left(ready[i]));
+    end = card->now + longest;
     for (int i = 0; i < count; i++) {
         sim_queue_run(ready[i], card->now, end);
         bool first = true;
@@ -132,6 +134,12 @@ void sim_advance(struct sim_machine *machine, int index, uint64_t now) {
         }
         run(machine, index, ready, count, contended ? least(now, card->slice_end) : now);
     }
+}
+
+/* Whether its process has the card, as of the last look. */
+bool sim_on_card(const struct sim_machine *machine, const struct sim_queue *queue) {
+    const struct sim_card *card = &machine->card[queue->card];
+    return card->holder == queue->proc && card->now >= card->switch_end;
 }
 
 /* Sleeps to shortly before `when`, then spins: a wait that ends late would leave holes in the
