@@ -87,9 +87,14 @@ const pureTests = (): string[] =>
 const steps: Record<string, () => Promise<void>> = {
   async format() {
     note("bun fmt --check", await run([bun, "fmt", "--check"]));
-    const files = ["shim", "shim/sim", "tests/shim", "tests/fixtures", "tests/gpu"].flatMap(
-      (folder) => (existsSync(join(root, folder)) ? list(folder, /\.[ch]$/) : []),
-    );
+    const files = [
+      "shim",
+      "shim/sim",
+      "tests/shim",
+      "tests/fixtures",
+      "tests/gpu",
+      "tests/gpu/compute",
+    ].flatMap((folder) => (existsSync(join(root, folder)) ? list(folder, /\.[ch]$/) : []));
     if (Bun.which("clang-format") === null) return skip("clang-format", "not installed");
     note("clang-format", await run(["clang-format", "--dry-run", "-Werror", ...files]));
   },

@@ -1,8 +1,10 @@
 /* What a hooked call costs: in one process, blocks of 1,000 calls through the hook and through the
  * driver's own function in turn; the difference of the block means, its median and 95 % interval.
  * Run it under `vgpu run` (it says so if the two pointers are the same).
- *     cost launch|alloc|async|create [blocks]      one JSON line
+ *     cost launch|drained|opening|alloc|async|create [blocks]      one JSON line
  * launch: empty kernels back to back, each block after 100 ms idle (see design: limited launches).
+ * drained: launches into a drained stream, within a slice; opening: launches 10 ms apart, each of
+ * which opens a slice. Of these two a block is the median of its calls: some wait for their share.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -78,9 +80,31 @@ static void find(struct calls *calls, void *(*symbol)(const char *)) {
     *(void **)&calls->drop = symbol("cuMemRelease");
 }
 
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double launches_apart(const struct calls *calls, CUstream stream, int count, long pause_ns) {
+    static double took[CALLS];
+    for (int i = 0; i < count; i++) {
+        struct timespec pause = {.tv_nsec = pause_ns};
+        must(cuStreamSynchronize(stream), "sync");
+        if (pause_ns) nanosleep(&pause, NULL);
+        double begin = now_ns();
+        must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), "launch");
+        took[i] = now_ns() - begin;
+    }
+    must(cuStreamSynchronize(stream), "sync");
+    qsort(took, (size_t)count, sizeof *took, by_value);
+    return took[count / 2];
+}
+
 static double block(const char *what, const struct calls *calls, CUstream stream) {
     CUdeviceptr p;
     CUmemGenericAllocationHandle handle;
+    if (!strcmp(what, "drained")) return launches_apart(calls, stream, CALLS, 0);
+    if (!strcmp(what, "opening")) return launches_apart(calls, stream, 9, 10000000);
     if (!strcmp(what, "launch")) {
         must(cuStreamSynchronize(stream), "sync");
         struct timespec pause = {.tv_nsec = 100000000};
@@ -98,11 +122,6 @@ static double block(const char *what, const struct calls *calls, CUstream stream
         else must(calls->create(&handle, 2 << 20, &prop, 0), what), must(calls->drop(handle), what);
     }
     return (now_ns() - begin) / CALLS;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 int main(int argc, char **argv) {

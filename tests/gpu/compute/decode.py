@@ -1,0 +1,115 @@
+"""A launch-bound transformer step at batch 1, about 1,500 launches, eager and as one CUDA graph.
+
+Prints one JSON line each: {"load": "eager" | "graph", "rate": tokens a second, "launches": a token's}.
+Usage: decode.py [--seconds 3] [--device cuda|cpu] [--count]     --count: launches by torch's profiler
+"""
+import argparse
+import json
+import time
+
+import torch
+
+WIDTH, HEADS, LAYERS, CONTEXT, WORDS = 1024, 16, 38, 512, 8192
+
+
+class Layer:
+    def __init__(self, device, dtype):
+        def weight(rows, columns):
+            return torch.randn(rows, columns, device=device, dtype=dtype) * rows**-0.5
+
+        self.q, self.k, self.v, self.o = (weight(WIDTH, WIDTH) for _ in range(4))
+        self.gate, self.up = weight(WIDTH, 2 * WIDTH), weight(WIDTH, 2 * WIDTH)
+        self.down = weight(2 * WIDTH, WIDTH)
+        self.scale = torch.ones(2, WIDTH, device=device, dtype=dtype)
+        self.keys = torch.zeros(HEADS, CONTEXT, WIDTH // HEADS, device=device, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
+
+
+def norm(x, scale):
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * scale
+
+
+def rotate(x, cos, sin):
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
+
+
+def step(layers, embedding, cos, sin, token, position):
+    x = embedding[token]
+    for layer in layers:
+        h = norm(x, layer.scale[0])
+        q = rotate((h @ layer.q).view(HEADS, 1, -1), cos, sin)
+        k = rotate((h @ layer.k).view(HEADS, 1, -1), cos, sin)
+        layer.keys.index_copy_(1, position, k)
+        layer.values.index_copy_(1, position, (h @ layer.v).view(HEADS, 1, -1))
+        weights = torch.softmax(torch.bmm(q, layer.keys.transpose(1, 2)) * q.shape[-1] ** -0.5, -1)
+        x = x + torch.bmm(weights, layer.values).view(1, WIDTH) @ layer.o
+        h = norm(x, layer.scale[1])
+        x = x + (torch.nn.functional.silu(h @ layer.gate) * (h @ layer.up)) @ layer.down
+    token.copy_((x @ embedding.t()).argmax(-1))
+
+
+def rate(run, token, seconds):
+    """Tokens a second; each is read by the host before the next, as decoding does."""
+    deadline = time.perf_counter() + 0.7
+    while time.perf_counter() < deadline:
+        run()
+        token.item()
+    done, begin = 0, time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        run()
+        token.item()
+        done += 1
+    return done / (time.perf_counter() - begin)
+
+
+def launches_of(run):
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
+        run()
+        torch.cuda.synchronize()
+    return sum(e.count for e in seen.key_averages() if "LaunchKernel" in e.key)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--count", action="store_true")
+    options = parser.parse_args()
+    device, dtype = options.device, torch.bfloat16 if options.device == "cuda" else torch.float32
+    torch.manual_seed(1)
+    torch.set_grad_enabled(False)
+    layers = [Layer(device, dtype) for _ in range(LAYERS if device == "cuda" else 2)]
+    embedding = torch.randn(WORDS, WIDTH, device=device, dtype=dtype) * 0.1
+    angle = torch.rand(WIDTH // HEADS, device=device, dtype=dtype)
+    cos, sin = angle.cos(), angle.sin()
+    token = torch.zeros(1, device=device, dtype=torch.long)
+    position = torch.full((1,), 7, device=device, dtype=torch.long)
+
+    def eager():
+        step(layers, embedding, cos, sin, token, position)
+
+    def captured():
+        if device != "cuda":
+            return eager
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                eager()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            eager()
+        return graph.replay
+
+    eager()
+    launches = launches_of(eager) if options.count and device == "cuda" else None
+    for load, run in (("eager", eager), ("graph", captured())):
+        got = rate(run, token, options.seconds)
+        print(json.dumps({"load": load, "rate": got, "launches": launches}), flush=True)
+
+
+main()
