@@ -49,7 +49,8 @@
     X(u64, turn_overlap_ns) /* since when work of a robbed session overlaps, 0 = it does not */    \
     X(u64, turn_overlap_end_ns) /* until when it did; 0 = not known yet */                         \
     X(u64, turn_overlap_seat)   /* whose it is, + 1 */                                             \
-    A(u64, turn_pad, 1)
+    X(u32, turn_overlap_pid)    /* its process */                                                  \
+    X(u32, turn_spare)
 
 #define VGPU_SEAT_FIELDS(X, A)                                                                     \
     X(u64, owner)        /* pid << 32 | generation << 8 | VGPU_SLOT_*: claimed by CAS */           \
@@ -104,6 +105,13 @@ _Static_assert(sizeof(struct vgpu_board_header) == 256, "board header: whole cac
 _Static_assert(sizeof(struct vgpu_turn) == 64, "turn: one cache line");
 _Static_assert(sizeof(struct vgpu_seat) == 576, "seat: whole cache lines");
 _Static_assert(offsetof(struct vgpu_seat, turn_v) % 64 == 0, "the turn's words lie together");
+
+/* A session's place; board NULL: it has none and is on its own. */
+struct vgpu_place_on_board {
+    struct vgpu_board *board;
+    uint32_t seat;  /* index into board->seats */
+    uint64_t owner; /* the seat's owner word while it is ours */
+};
 
 /* Maps directory/board-UUID, making it if there is none, and keeps a shared lock on it for as long
  * as this process lives. NULL if it cannot be had; *why then says so, in words for a user. */

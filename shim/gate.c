@@ -39,10 +39,18 @@ static uint64_t slice_ns(uint32_t share_ppm, uint64_t period_ns) {
 
 /* A slice that started `lag` behind its schedule is not ahead of it before lag·s/(1−s) have run: it
  * need not drain until then. */
-static uint64_t end_of(uint64_t open_ns, uint64_t base_ns, uint32_t ppm, uint64_t period_ns) {
+static uint64_t end_of(const struct vgpu_gate_slice *slice, uint32_t ppm, uint64_t length_ns) {
     uint64_t catch_up = VGPU_GATE_SLICE_MAX_NS;
-    if (ppm < VGPU_WHOLE_GPU) catch_up = minus(open_ns, base_ns) * ppm / (VGPU_WHOLE_GPU - ppm);
-    return open_ns + later(slice_ns(ppm, period_ns), earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
+    if (ppm < VGPU_WHOLE_GPU)
+        catch_up = minus(slice->open_ns, slice->base_ns) * ppm / (VGPU_WHOLE_GPU - ppm);
+    return slice->open_ns + later(length_ns, earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
+}
+
+/* The ceiling, 0 = the share is one. */
+static uint32_t burst_of(struct vgpu_gate gate) {
+    uint32_t ppm = vgpu_load_relaxed(&gate.device->burst_ppm);
+    if (ppm <= share_of(gate)) return 0;
+    return ppm < VGPU_WHOLE_GPU ? ppm : VGPU_WHOLE_GPU;
 }
 
 static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slice *slice) {
@@ -50,9 +58,18 @@ static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slic
     slice->open_ns = to_ns(gate, ticks_of(word));
     uint64_t base = vgpu_load_relaxed(&gate.device->gate_base[slice->epoch & 1]);
     slice->base_ns = to_ns(gate, base);
-    uint32_t ppm = share_of(gate);
-    slice->end_ns = end_of(slice->open_ns, slice->base_ns, ppm, VGPU_GATE_PERIOD_NS);
-    slice->end_shared_ns = end_of(slice->open_ns, slice->base_ns, ppm, VGPU_GATE_PERIOD_SHARED_NS);
+    slice->bursting = vgpu_load_relaxed(&gate.device->gate_burst_epoch) == slice->epoch;
+    uint32_t ppm = slice->bursting ? burst_of(gate) : share_of(gate);
+    uint64_t alone = slice_ns(ppm, VGPU_GATE_PERIOD_NS);
+    uint64_t shared = slice_ns(ppm, VGPU_GATE_PERIOD_SHARED_NS);
+    slice->end_ns = end_of(slice, ppm, gate.quantum_ns ? gate.quantum_ns : alone);
+    slice->end_shared_ns = end_of(slice, ppm, gate.quantum_ns ? gate.quantum_ns : shared);
+}
+
+/* Ticks; never, if there is no burst or it is not allowed now. */
+static uint64_t burst_next(struct vgpu_gate gate) {
+    if (!gate.may_burst || !burst_of(gate)) return UINT64_MAX >> 16;
+    return vgpu_load_relaxed(&gate.device->gate_burst);
 }
 
 enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
@@ -61,15 +78,18 @@ enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint
     uint64_t now = to_ticks(gate, now_ns);
     while (!is_open(word)) {
         uint64_t next = ticks_of(word);
-        if (next > now) {
-            slice->until_ns = to_ns(gate, next);
+        bool bursting = next > now && burst_next(gate) <= now;
+        if (next > now && !bursting) {
+            slice->until_ns = to_ns(gate, earlier(next, burst_next(gate)));
             return VGPU_GATE_WAIT;
         }
         uint32_t epoch = next_epoch(epoch_of(word));
         /* The credit counts from the request: time spent waiting for the turn is not lost. */
         uint64_t base = later(next, to_ticks(gate, minus(request_ns, VGPU_GATE_CREDIT_NS)));
         base = later(base, minus(now, VGPU_GATE_SLICE_MAX_NS / TICK_NS));
+        if (bursting) base = next; /* the share's schedule stays as it is */
         vgpu_store_relaxed(&gate.device->gate_base[epoch & 1], base);
+        vgpu_store_relaxed(&gate.device->gate_burst_epoch, (uint64_t)(bursting ? epoch : 0));
         if (vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(now, epoch, true))) {
             describe(gate, make_word(now, epoch, true), slice);
             return VGPU_GATE_OPENED;
@@ -79,9 +99,11 @@ enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint
     return VGPU_GATE_TAKEN;
 }
 
-uint64_t vgpu_gate_next(struct vgpu_gate gate) {
+uint64_t vgpu_gate_next(struct vgpu_gate gate, bool *bursting) {
     uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
-    return is_open(word) ? 0 : to_ns(gate, ticks_of(word));
+    uint64_t next = ticks_of(word), burst = burst_next(gate);
+    *bursting = !is_open(word) && burst < next;
+    return is_open(word) ? 0 : to_ns(gate, *bursting ? burst : next);
 }
 
 bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch) {
@@ -98,6 +120,13 @@ static void book(struct vgpu_gate gate, uint64_t charge_ns) {
     vgpu_add_relaxed(&gate.device->charged_ns, charge_ns);
 }
 
+static void book_burst(struct vgpu_gate gate, uint64_t opened, uint64_t charge) {
+    uint32_t ppm = burst_of(gate);
+    uint64_t next = later(vgpu_load_relaxed(&gate.device->gate_burst),
+                          minus(opened, VGPU_GATE_CREDIT_NS / TICK_NS));
+    if (ppm) vgpu_store_relaxed(&gate.device->gate_burst, next + charge * VGPU_WHOLE_GPU / ppm);
+}
+
 bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns) {
     uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
     if (!is_open(word) || epoch_of(word) != epoch) return false;
@@ -107,9 +136,11 @@ bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns)
     uint64_t base = vgpu_load_relaxed(&gate.device->gate_base[epoch & 1]);
     /* A stopped opener of long ago may have left an old base: it never buys more than this. */
     base = later(base, minus(opened, VGPU_GATE_SLICE_MAX_NS / TICK_NS));
-    uint64_t next = base + charge * VGPU_WHOLE_GPU / share_of(gate);
+    bool bursting = vgpu_load_relaxed(&gate.device->gate_burst_epoch) == epoch;
+    uint64_t next = bursting ? base : base + charge * VGPU_WHOLE_GPU / share_of(gate);
     if (!vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(next, epoch, false)))
         return false;
+    book_burst(gate, opened, charge);
     book(gate, charge * TICK_NS);
     vgpu_add_relaxed(&gate.device->slices, UINT64_C(1));
     return true;

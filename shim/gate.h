@@ -11,6 +11,10 @@
  * (use.gate_busy = epoch). A slice belongs to one process: two in one slice would have the driver
  * switch between them, 150 us a time, and neither's events would tell when the GPU worked for it.
  *
+ * burst     a second schedule at burst_ppm, which all charges count in. A slice that opens ahead of
+ *           the share's schedule, because the burst's allows it and nobody else wants the GPU, is
+ *           charged there alone: it uses up nothing of the share.
+ *
  * The whole schedule is ONE word, so every step is one compare-and-swap and a kill between two
  * steps leaves a valid state:   ticks of 100 ns since the session's start << 16 | epoch << 1 | open
  * where ticks say when the slice was opened (open = 1) or when the next may open (open = 0). The
@@ -36,7 +40,9 @@
 
 struct vgpu_gate {
     struct vgpu_device *device;
-    uint64_t start_ns; /* region header start_mono_ns */
+    uint64_t start_ns;   /* region header start_mono_ns */
+    uint64_t quantum_ns; /* other sessions are active: a slice may last this long; else 0 */
+    bool may_burst;      /* nobody else wants the GPU: above the share, up to burst_ppm */
 };
 
 enum vgpu_gate_answer {
@@ -52,14 +58,15 @@ struct vgpu_gate_slice {
     uint64_t end_ns;        /* no launch whose predicted end lies beyond is let in … */
     uint64_t end_shared_ns; /* … while another process waits: later, for fewer hand-overs */
     uint64_t until_ns;      /* with VGPU_GATE_WAIT */
+    bool bursting;          /* opened before its time, on time that nobody else wants */
 };
 
 /* Asks for a slice at now_ns for a launch first wanted at request_ns (≤ now_ns). */
 enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
                                     struct vgpu_gate_slice *slice);
 
-/* When the next slice may open; 0 while one is open. */
-uint64_t vgpu_gate_next(struct vgpu_gate gate);
+/* When the next slice may open; 0 while one is open. *bursting: only because gate.may_burst. */
+uint64_t vgpu_gate_next(struct vgpu_gate gate, bool *bursting);
 
 /* True while the slice is open and nobody has begun to close it. */
 bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch);

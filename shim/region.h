@@ -86,11 +86,13 @@
     A(u64, device_pad, 1)                                                                          \
     X(u64, gate_word) /* see gate.h */                                                             \
     A(u64, gate_base, 2)                                                                           \
-    X(u32, gate_bell)    /* futex: bumped when a slice closes or a closer waits */                 \
-    X(u32, gate_closing) /* epoch into which nothing more is submitted */                          \
-    X(u32, gate_wanted)  /* epoch for whose end another process waits */                           \
-    X(u32, board_seat)   /* the session's seat on this GPU's board, + 1; 0 = none yet */           \
-    A(u64, gate_pad, 3)
+    X(u32, gate_bell)        /* futex: bumped when a slice closes or a closer waits */             \
+    X(u32, gate_closing)     /* epoch into which nothing more is submitted */                      \
+    X(u32, gate_wanted)      /* epoch for whose end another process waits */                       \
+    X(u32, board_seat)       /* the session's seat on this GPU's board, + 1; 0 = none yet */       \
+    X(u64, gate_burst)       /* earliest start of the next slice above the share, in ticks */      \
+    X(u64, gate_burst_epoch) /* the slice that is charged to the burst alone */                    \
+    A(u64, gate_pad, 1)
 
 #define VGPU_SLOT_FIELDS(X, A)                                                                     \
     X(u64, owner)      /* pid << 32 | generation << 8 | VGPU_SLOT_*: claimed by CAS */             \

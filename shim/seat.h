@@ -9,13 +9,6 @@
 #include "board.h"
 #include "session.h"
 
-/* A session's place; board NULL: it has none and is on its own. */
-struct vgpu_place_on_board {
-    struct vgpu_board *board;
-    uint32_t seat;  /* index into board->seats */
-    uint64_t owner; /* the seat's owner word while it is ours */
-};
-
 /* The session's seat on the board of its device (index into the region), taken if need be. False:
  * no board directory, or the board cannot be had, or all seats are taken by live sessions. Costs
  * two loads once known. Thread-safe. Wakes the sessions that are there already: they are no longer

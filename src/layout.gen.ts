@@ -85,7 +85,9 @@ export const device = {
   gate_closing: 156,
   gate_wanted: 160,
   board_seat: 164,
-  gate_pad: 168,
+  gate_burst: 168,
+  gate_burst_epoch: 176,
+  gate_pad: 184,
 } as const;
 
 /** Byte offsets in `struct vgpu_use`. */
@@ -171,7 +173,8 @@ export const turn = {
   turn_overlap_ns: 32,
   turn_overlap_end_ns: 40,
   turn_overlap_seat: 48,
-  turn_pad: 56,
+  turn_overlap_pid: 56,
+  turn_spare: 60,
 } as const;
 
 /** Byte offsets in `struct vgpu_seat`. */

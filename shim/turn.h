@@ -1,0 +1,115 @@
+/* The turn: whose session may submit work to a GPU now. Pure: works on a mapped board, takes the
+ * time as an argument, calls no driver and no clock, never waits.
+ *
+ * Glossary
+ *   turn     covers one slice of one session. Held by one seat at a time, or free.
+ *   epoch    the turn's number. Only who holds the epoch may act on it.
+ *   wish     a bit in turn_wanted: the seat's session could open a slice now, if it had the turn.
+ *   v        what a seat was charged ÷ its weight: the least v is next (start-time fair queueing).
+ *   V        the greatest v that the turn was granted at. Who comes back starts at V − credit at
+ *            the earliest: it does not save up more than that.
+ *   weight   share × priority. A session without a share has what the others leave, at least 1 %.
+ *   company  another session that held or wanted the turn within the last second.
+ *
+ * The turn is ONE word:   ticks of 100 ns, modulo 2^36 << 28 | epoch << 8 | seat + 1
+ * ticks since when it is held (or free, with seat + 1 = 0). A grant is the waiter's own
+ * compare-and-swap on a free word: nothing is ever granted to somebody who is not there. All else
+ * (wishes, v, times) are hints: a wish whose owner does not come is passed over after 2 ms, and a
+ * live owner renews it.
+ *
+ * A gang of GPUs would take one turn on each board, in the order of their UUIDs, for one slice.
+ */
+#ifndef VGPU_TURN_H
+#define VGPU_TURN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "board.h"
+
+#define VGPU_TURN_QUANTUM_NS UINT64_C(20000000)
+#define VGPU_TURN_CREDIT_NS UINT64_C(50000000)
+#define VGPU_TURN_HOLD_NS UINT64_C(250000)   /* nobody's turn is cut shorter than this */
+#define VGPU_TURN_SWITCH_NS UINT64_C(300000) /* v's price of giving a turn up by draining */
+#define VGPU_TURN_TAKE_UP_NS UINT64_C(2000000)
+#define VGPU_TURN_COMPANY_NS UINT64_C(1000000000)
+#define VGPU_TURN_LISTEN_NS UINT64_C(8000000) /* waiters look after a holder that long silent */
+#define VGPU_TURN_DEAF_NS UINT64_C(64000000)
+#define VGPU_TURN_ENDLESS_NS UINT64_C(250000000)
+
+/* Who asks. */
+struct vgpu_turn_claim {
+    uint32_t pid;
+    uint64_t start_time; /* of the pid */
+    bool bursting;       /* above the share: only if nobody inside its own share waits */
+};
+
+/* Asks for the turn and leaves a wish if it is not to be had. Returns its epoch (never 0). 0: wait
+ * until the board's bell or *until_ns, whichever is first, and ask again. *call: ring the bell, the
+ * holder should know that somebody waits. */
+uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgpu_turn_claim *claim,
+                       uint64_t now_ns, uint64_t *until_ns, bool *call);
+
+/* Takes the wish back: the session's schedule does not allow a slice now. */
+void vgpu_turn_withdraw(const struct vgpu_place_on_board *place);
+
+bool vgpu_turn_holds(const struct vgpu_place_on_board *place, uint32_t epoch);
+
+/* True if another session waits. */
+bool vgpu_turn_is_wanted(const struct vgpu_place_on_board *place);
+
+/* When our turn has to end: UINT64_MAX while nobody waits, 0 if it is not ours any more. */
+uint64_t vgpu_turn_end_ns(const struct vgpu_place_on_board *place, uint32_t epoch,
+                          uint64_t quantum_ns, uint64_t now_ns);
+
+/* A sign of life of the holder, for those who wait. */
+void vgpu_turn_beat(const struct vgpu_place_on_board *place, uint64_t now_ns);
+
+/* Frees our turn. drained: it ends because we have nothing to do, before it had to. True if
+ * somebody waits: ring the bell. */
+bool vgpu_turn_release(const struct vgpu_place_on_board *place, uint32_t epoch, bool drained,
+                       uint64_t now_ns);
+
+/* Counts GPU time that was ours. */
+void vgpu_turn_charge(const struct vgpu_place_on_board *place, uint64_t charge_ns);
+
+/* What is wrong with whoever holds the turn, for a session that waits since wanted_ns. SILENT: ask
+ * the system whether its process (*pid, *start_time) lives. All other doubts are reason enough. */
+enum vgpu_turn_doubt {
+    VGPU_TURN_FINE,
+    VGPU_TURN_SILENT,
+    VGPU_TURN_UNTAKEN, /* the winner died between taking the turn and saying so */
+    VGPU_TURN_DEAF,    /* stopped */
+    VGPU_TURN_ENDLESS, /* one submission that does not end */
+};
+struct vgpu_turn_holder {
+    uint64_t word; /* of the turn, for vgpu_turn_rob */
+    uint32_t seat, pid, epoch;
+    uint64_t start_time, held_ns;
+};
+enum vgpu_turn_doubt vgpu_turn_doubt(const struct vgpu_place_on_board *place, uint64_t wanted_ns,
+                                     uint64_t now_ns, struct vgpu_turn_holder *holder);
+
+/* Takes the turn from the holder; it is free then. False if it has changed meanwhile. overlaps: its
+ * work goes on beside the next one's. */
+bool vgpu_turn_rob(const struct vgpu_place_on_board *place, const struct vgpu_turn_holder *holder,
+                   bool overlaps, uint64_t now_ns);
+
+/* How much of [from_ns, to_ns] a robbed session's work ran beside ours: each pays half of it. */
+uint64_t vgpu_turn_overlap(const struct vgpu_place_on_board *place, uint64_t from_ns,
+                           uint64_t to_ns);
+
+/* The process whose robbed work has not ended yet, 0 = none; and that it never will: it is dead. */
+uint32_t vgpu_turn_overlapping(const struct vgpu_place_on_board *place);
+void vgpu_turn_bury_overlap(const struct vgpu_place_on_board *place);
+
+/* Our own robbed work has ended at drained_ns. Returns for how long it overlapped. */
+uint64_t vgpu_turn_end_overlap(const struct vgpu_place_on_board *place, uint64_t drained_ns);
+
+/* True if another session is active. always: also if it has only a seat. */
+bool vgpu_turn_has_company(const struct vgpu_place_on_board *place, bool always, uint64_t now_ns);
+
+/* share × priority, parts per million; at least 5,000. */
+uint64_t vgpu_turn_weight(const struct vgpu_place_on_board *place);
+
+#endif
