@@ -99,11 +99,17 @@ enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint
     return VGPU_GATE_TAKEN;
 }
 
-uint64_t vgpu_gate_next(struct vgpu_gate gate, bool *bursting) {
+uint64_t vgpu_gate_next(struct vgpu_gate gate, uint64_t now_ns, bool *bursting) {
     uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
     uint64_t next = ticks_of(word), burst = burst_next(gate);
-    *bursting = !is_open(word) && burst < next;
+    *bursting = !is_open(word) && next > to_ticks(gate, now_ns) && burst < next;
     return is_open(word) ? 0 : to_ns(gate, *bursting ? burst : next);
+}
+
+bool vgpu_gate_look(struct vgpu_gate gate, struct vgpu_gate_slice *slice) {
+    uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
+    if (is_open(word)) describe(gate, word, slice);
+    return is_open(word);
 }
 
 bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch) {

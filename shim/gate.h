@@ -66,7 +66,10 @@ enum vgpu_gate_answer vgpu_gate_ask(struct vgpu_gate gate, uint64_t now_ns, uint
                                     struct vgpu_gate_slice *slice);
 
 /* When the next slice may open; 0 while one is open. *bursting: only because gate.may_burst. */
-uint64_t vgpu_gate_next(struct vgpu_gate gate, bool *bursting);
+uint64_t vgpu_gate_next(struct vgpu_gate gate, uint64_t now_ns, bool *bursting);
+
+/* True if a slice is open: *slice describes it. */
+bool vgpu_gate_look(struct vgpu_gate gate, struct vgpu_gate_slice *slice);
 
 /* True while the slice is open and nobody has begun to close it. */
 bool vgpu_gate_holds(struct vgpu_gate gate, uint32_t epoch);

@@ -7,11 +7,13 @@
 #include "capture.h"
 #include "device.h"
 #include "interpose.h"
+#include "seat.h"
 #include "slice.h"
 #include "wait.h"
 #include "watch.h"
 
-#define WINDOW_NS UINT64_C(2000000) /* predicted work that may run ahead of the GPU */
+#define WINDOW_NS UINT64_C(2000000)       /* predicted work that may run ahead of the GPU … */
+#define SHARED_WINDOW_NS UINT64_C(500000) /* … while other sessions wait or are active */
 #define TRIAL_PATIENCE_NS UINT64_C(250000000)
 #define MIXED_NS UINT64_C(100000000)  /* since another thread launched: it may again */
 #define CLOSE_LEAD_NS UINT64_C(60000) /* before a slice's end its last marks are put */
@@ -29,6 +31,23 @@ static uint32_t no_session;
 static const uint32_t *version = &no_session;
 static uint32_t open_version = 1, limited_version = 1;
 
+/* By device: another session has a seat there. Then we take turns, with or without a share. */
+static bool company[VGPU_MAX_DEVICES];
+
+/* Brings our seats up to date with the region. True if a launch may have to wait for its turn. */
+static bool look_around(struct vgpu_region *region) {
+    bool any = false;
+    for (uint32_t i = 0; i < VGPU_MAX_DEVICES; i++) {
+        struct vgpu_place_on_board place = vgpu_seat_taken(i);
+        vgpu_seat_update(&place, region, i);
+        bool others = vgpu_seat_has_company(&place) &&
+                      vgpu_load_relaxed(&region->header.throttle) != VGPU_THROTTLE_STRICT;
+        vgpu_store_relaxed(&company[i], others);
+        any |= others;
+    }
+    return any;
+}
+
 static bool find_out(void) {
     struct vgpu_session *session = vgpu_session_get();
     if (!session) {
@@ -37,7 +56,7 @@ static bool find_out(void) {
     }
     struct vgpu_region *region = session->region;
     uint32_t seen = vgpu_load_acquire(&region->header.limits_version);
-    bool limited = region->header.default_share_ppm < VGPU_WHOLE_GPU;
+    bool limited = look_around(region) || region->header.default_share_ppm < VGPU_WHOLE_GPU;
     for (int i = 0; i < VGPU_MAX_DEVICES; i++)
         limited |= vgpu_load_acquire(&region->devices[i].state) == VGPU_DEVICE_READY &&
                    vgpu_load_relaxed(&region->devices[i].share_ppm) < VGPU_WHOLE_GPU;
@@ -74,6 +93,7 @@ static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device
     pace->use = &session->slot->use[device];
     pace->gate = (struct vgpu_gate){.device = &session->region->devices[device],
                                     .start_ns = session->region->header.start_mono_ns};
+    vgpu_rota_join(&pace->rota, session, device);
     /* Held for moments: a thread that spins gets it sooner than one that sleeps. */
     pace->lock = (pthread_mutex_t)PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP;
     return pace;
@@ -100,7 +120,8 @@ static struct vgpu_pace *current_pace(void) {
 }
 
 static struct vgpu_pace *if_limited(struct vgpu_pace *pace) {
-    bool limited = pace && vgpu_load_relaxed(&pace->gate.device->share_ppm) < VGPU_WHOLE_GPU;
+    bool limited = pace && (vgpu_load_relaxed(&pace->gate.device->share_ppm) < VGPU_WHOLE_GPU ||
+                            vgpu_load_relaxed(&company[pace->device]));
     return limited ? pace : NULL;
 }
 
@@ -139,7 +160,7 @@ static struct lane *find_lane(CUstream stream, bool per_thread) {
     return if_limited(lane.pace) ? &lane : NULL;
 }
 
-uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return &pace->gate.device->gate_bell; }
+uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return pace->rota.bell; }
 
 static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -171,7 +192,7 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         if (pace->drained_ns && now > pace->drained_ns + VGPU_GATE_PAUSE_NS)
             vgpu_slice_leave(pace, pace->drained_ns);
     }
-    bool holds = pace->joined && vgpu_gate_holds(pace->gate, pace->slice.epoch);
+    bool holds = pace->joined && vgpu_slice_holds(pace);
     if (pace->joined && !holds && !pace->started)
         vgpu_slice_leave(pace, 0); /* taken from us before we could use it */
     if (!pace->joined) {
@@ -186,15 +207,20 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
     }
     const uint64_t track_end = passage->track->flight_end_ns;
     uint64_t start = now > track_end ? now : track_end;
-    bool wanted = vgpu_slice_wanted(pace, pace->slice.epoch);
-    uint64_t end = wanted ? pace->slice.end_shared_ns : pace->slice.end_ns;
+    uint64_t end = vgpu_slice_end_ns(pace, now);
     if (pace->started && (!holds || start + flight / 2 > end)) {
         if (!holds || !fills_late(pace, now, earlier(end, pace->flight_end_ns), until))
             return CLOSE;
         return WAIT_OTHERS;
     }
-    if (start - now > WINDOW_NS) {
-        *until = now + (start - now - WINDOW_NS) + 12000;
+    bool shared = vgpu_slice_is_shared(pace);
+    uint64_t window = shared ? SHARED_WINDOW_NS : WINDOW_NS;
+    if (shared && !entry->timed && now < pace->flight_end_ns && now < request + TRIAL_PATIENCE_NS) {
+        *until = pace->flight_end_ns + 12000;
+        return WAIT_GPU;
+    }
+    if (start - now > window) {
+        *until = now + (start - now - window) + 12000;
         return WAIT_GPU;
     }
     return ADMIT;

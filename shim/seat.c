@@ -245,6 +245,13 @@ bool vgpu_seat_take(struct vgpu_session *session, uint32_t device,
     return taken;
 }
 
+struct vgpu_place_on_board vgpu_seat_taken(uint32_t device) {
+    pthread_mutex_lock(&taking);
+    struct vgpu_place_on_board place = places[device];
+    pthread_mutex_unlock(&taking);
+    return place;
+}
+
 /* The child is of the same session: places stay. */
 static void forget_in_child(void) { pthread_mutex_init(&taking, NULL); }
 

@@ -16,6 +16,9 @@
 bool vgpu_seat_take(struct vgpu_session *session, uint32_t device,
                     struct vgpu_place_on_board *place);
 
+/* The place that this process has taken, without taking one. board NULL: none. */
+struct vgpu_place_on_board vgpu_seat_taken(uint32_t device);
+
 /* True while the place is ours. */
 static inline bool vgpu_seat_is_ours(const struct vgpu_place_on_board *place) {
     return place->board && __atomic_load_n(&place->board->seats[place->seat].owner,

@@ -4,9 +4,13 @@
 #include "slot.h"
 #include "wait.h"
 
-#define YIELD_NS UINT64_C(250000)   /* head start for each process that was served less recently */
-#define OTHERS_NS UINT64_C(2000000) /* between two looks at a holder whose slice is over */
-#define TEND_NS UINT64_C(50000)     /* between two looks of the watcher while somebody waits */
+#define YIELD_NS UINT64_C(250000)    /* head start for each process that was served less recently */
+#define OTHERS_NS UINT64_C(2000000)  /* between two looks at a holder whose slice is over */
+#define TEND_NS UINT64_C(50000)      /* between two looks of the watcher while somebody waits */
+#define BEAT_NS UINT64_C(4000000)    /* between two signs of life while another session waits */
+#define HAND_OVER_NS UINT64_C(60000) /* before the predicted drain: a waiter's wake-up takes that  \
+                                      */
+#define GOOD_NS UINT64_C(30000)      /* a prediction that errs by less is good */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -25,6 +29,25 @@ static struct vgpu_slot *other_slot(const struct vgpu_pace *pace, uint32_t i) {
     struct vgpu_slot *slot = &pace->session->region->slots[i];
     bool live = vgpu_slot_state(vgpu_load_acquire(&slot->owner)) == VGPU_SLOT_LIVE;
     return live && slot != pace->session->slot ? slot : NULL;
+}
+
+/* True if another process of the session waits for the slice to end. */
+static bool is_wanted_inside(const struct vgpu_pace *pace, uint32_t epoch) {
+    return vgpu_load_seq_cst(&pace->gate.device->gate_wanted) == epoch;
+}
+
+bool vgpu_slice_holds(const struct vgpu_pace *pace) {
+    return vgpu_gate_holds(pace->gate, pace->slice.epoch) && vgpu_rota_holds(&pace->rota);
+}
+
+uint64_t vgpu_slice_end_ns(const struct vgpu_pace *pace, uint64_t now_ns) {
+    bool inside = is_wanted_inside(pace, pace->slice.epoch);
+    uint64_t end = inside ? pace->slice.end_shared_ns : pace->slice.end_ns;
+    return earlier(end, vgpu_rota_end_ns(&pace->rota, now_ns));
+}
+
+bool vgpu_slice_is_shared(const struct vgpu_pace *pace) {
+    return pace->rota.company || vgpu_rota_is_wanted(&pace->rota);
 }
 
 /* ---- taking a slice -------------------------------------------------------------------------- */
@@ -83,8 +106,9 @@ static void rob(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uin
         if (thief) publish_theft(pace, slot, slice->epoch, overdue);
     }
     if (held) return;
-    if (vgpu_gate_close(pace->gate, slice->epoch, drained))
-        vgpu_wake_word(&pace->gate.device->gate_bell);
+    if (!vgpu_gate_close(pace->gate, slice->epoch, drained)) return;
+    vgpu_rota_reclaim(&pace->rota, now_ns);
+    vgpu_wake_word(pace->rota.bell);
 }
 
 /* Another process's slice is open: have its watcher know that somebody waits, and see that it ends.
@@ -96,7 +120,7 @@ static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_sl
         pace->wanted_epoch = slice->epoch;
         pace->wanted_since_ns = now_ns;
         vgpu_store_seq_cst(&device->gate_wanted, slice->epoch);
-        vgpu_wake_word(&device->gate_bell);
+        vgpu_wake_word(pace->rota.bell);
     }
     if (now_ns < slice->end_shared_ns) return slice->end_shared_ns;
     vgpu_gate_begin_close(pace->gate, slice->epoch);
@@ -104,25 +128,40 @@ static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_sl
     return now_ns + OTHERS_NS;
 }
 
+/* Opens a slice if the schedule, the other processes and the other sessions allow it now. */
+static bool open_slice(struct vgpu_pace *pace, struct vgpu_gate_slice *slice, uint64_t now_ns,
+                       uint64_t request_ns, uint64_t *until_ns) {
+    pace->gate = vgpu_rota_gate(&pace->rota, pace->gate, now_ns);
+    bool bursting;
+    uint64_t next = vgpu_gate_next(pace->gate, now_ns, &bursting);
+    struct waiting waiting = slots_used(pace) > 1 ? count_waiting(pace) : (struct waiting){0};
+    *until_ns = next + YIELD_NS * earlier(waiting.before_us, 8);
+    if (next == 0 || *until_ns > now_ns) {
+        vgpu_rota_withdraw(&pace->rota);
+        if (next == 0)
+            *until_ns = vgpu_gate_look(pace->gate, slice) ? wait_for_other(pace, slice, now_ns) : 0;
+        return false;
+    }
+    if (!vgpu_rota_take(&pace->rota, bursting, now_ns, until_ns)) return false;
+    if (vgpu_gate_ask(pace->gate, now_ns, request_ns, slice) != VGPU_GATE_OPENED) {
+        vgpu_rota_leave(&pace->rota, now_ns);
+        *until_ns = now_ns;
+        return false;
+    }
+    if (waiting.all) vgpu_store_seq_cst(&pace->gate.device->gate_wanted, slice->epoch);
+    return true;
+}
+
 bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns,
                      uint64_t *until_ns) {
     struct vgpu_gate_slice slice;
-    uint64_t next = vgpu_gate_next(pace->gate);
-    struct waiting waiting = slots_used(pace) > 1 ? count_waiting(pace) : (struct waiting){0};
-    uint64_t turn = next + YIELD_NS * earlier(waiting.before_us, 8);
-    enum vgpu_gate_answer answer = VGPU_GATE_WAIT;
-    slice.until_ns = turn;
-    if (turn <= now_ns || next == 0) answer = vgpu_gate_ask(pace->gate, now_ns, request_ns, &slice);
-    if (answer != VGPU_GATE_OPENED) {
+    if (!open_slice(pace, &slice, now_ns, request_ns, until_ns)) {
         if (!vgpu_load_relaxed(&pace->use->gate_wants_ns))
             vgpu_store_relaxed(&pace->use->gate_wants_ns, now_ns);
-        *until_ns =
-            answer == VGPU_GATE_WAIT ? slice.until_ns : wait_for_other(pace, &slice, now_ns);
         return false;
     }
     vgpu_store_seq_cst(&pace->use->gate_busy, (uint64_t)slice.epoch);
     vgpu_store_relaxed(&pace->use->gate_wants_ns, UINT64_C(0));
-    if (waiting.all) vgpu_store_seq_cst(&pace->gate.device->gate_wanted, slice.epoch);
     pace->slice = slice;
     pace->joined = true;
     pace->started = pace->looked = false;
@@ -195,10 +234,13 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
          * session's next slices each pays half. A process that was stopped finds out long after. */
         uint64_t overlapped = minus(drained, later(robbed_ns, slice.open_ns));
         vgpu_gate_charge(pace->gate, earlier(overlapped, pace->slice_flight_ns) / 2);
+        pace->rota.epoch = 0; /* who robbed us has freed the turn as well */
         return;
     }
-    vgpu_gate_close(pace->gate, slice.epoch, drained);
-    if (vgpu_slice_wanted(pace, slice.epoch)) vgpu_wake_word(&pace->gate.device->gate_bell);
+    uint64_t charge = vgpu_rota_settle(&pace->rota, slice.open_ns, drained);
+    vgpu_gate_close(pace->gate, slice.epoch, slice.open_ns + charge);
+    if (is_wanted_inside(pace, slice.epoch)) vgpu_wake_word(pace->rota.bell);
+    vgpu_rota_leave(&pace->rota, vgpu_now_ns());
 }
 
 /* Puts the last, timed mark behind everything in flight. */
@@ -245,11 +287,24 @@ static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
     return !is_launching(pace) || now_ns > pace->last_submit_ns + VGPU_GATE_PAUSE_NS * 10;
 }
 
+/* How far the predicted end lies from the measured one, falling slowly, rising at once. */
+static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t drained_ns) {
+    uint64_t error = later(predicted_ns, drained_ns) - earlier(predicted_ns, drained_ns);
+    pace->drain_error_ns = later(error, (7 * pace->drain_error_ns + error) / 8);
+}
+
+/* The next holder's wake-up can hide behind the rest of our work, if we know how long that is. */
+static bool may_hand_over(const struct vgpu_pace *pace, uint64_t now_ns) {
+    return pace->joined && pace->started && pace->drain_error_ns < GOOD_NS &&
+           now_ns + HAND_OVER_NS >= pace->flight_end_ns && vgpu_rota_is_wanted(&pace->rota);
+}
+
 bool vgpu_slice_close_step(struct vgpu_pace *pace) {
     if (vgpu_exchange_acq_rel(&pace->closer, 1U)) return false;
     uint64_t now = vgpu_now_ns();
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     pthread_mutex_lock(&pace->lock);
+    vgpu_rota_beat(&pace->rota, now);
     bool left = !pace->joined;
     uint32_t epoch = pace->slice.epoch;
     bool marked = pace->tails_marked == epoch;
@@ -267,12 +322,16 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace) {
         if (marked && now >= flight_end_ns) assume_unmarkable(pace, now);
         pthread_mutex_lock(&pace->lock);
         if (marked) pace->tails_marked = epoch;
+        if (marked && may_hand_over(pace, now)) vgpu_rota_hand_over(&pace->rota, now);
         if (marked && pace->joined && vgpu_slice_flight(pace, now) == 0) {
             uint64_t drained = drain_time(pace);
             /* It had drained before anybody wanted the slice closed: a short pause is part of the
              * occupancy, a longer one is not. */
             if (idle_since) drained = now - idle_since <= VGPU_GATE_PAUSE_NS ? now : idle_since;
-            else learn_overlap(pace, minus(drained, pace->begun_ns));
+            else {
+                learn_overlap(pace, minus(drained, pace->begun_ns));
+                learn_error(pace, flight_end_ns, drained);
+            }
             vgpu_slice_leave(pace, drained);
         }
         left = !pace->joined;
@@ -287,7 +346,10 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns, uint64_t 
     const struct vgpu_gate_slice slice = pace->slice;
     uint64_t end = *end_ns = pace->flight_end_ns;
     bool marked = pace->tails_marked == slice.epoch;
+    bool wanted = vgpu_rota_is_wanted(&pace->rota);
     pthread_mutex_unlock(&pace->lock);
+    if (wanted && end > now_ns + HAND_OVER_NS + 10000)
+        return earlier(end - HAND_OVER_NS, now_ns + BEAT_NS);
     if (!marked) return now_ns + 5000; /* a launch is on its way into the driver */
     /* First when the slice was to end, then ever closer to the predicted end: predictions err both
      * ways, and a drain seen late is share lost. */
@@ -308,10 +370,13 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     bool launching = is_launching(pace);
     pthread_mutex_unlock(&pace->lock);
     if (!joined) return 0;
-    bool wanted = vgpu_slice_wanted(pace, slice.epoch);
-    bool over = !vgpu_gate_holds(pace->gate, slice.epoch) || (wanted && now >= slice.end_shared_ns);
+    bool outside = vgpu_rota_is_wanted(&pace->rota);
+    bool wanted = outside || is_wanted_inside(pace, slice.epoch);
+    uint64_t end = vgpu_slice_end_ns(pace, now);
+    bool over = !vgpu_slice_holds(pace) || (wanted && now >= end);
     if (!over && !wanted) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
+    vgpu_rota_beat(&pace->rota, now);
     if (over) return vgpu_slice_close_step(pace) ? 0 : now + TEND_NS;
     if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
     vgpu_slice_look(pace, quiet);
@@ -327,5 +392,6 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
         }
     }
     pthread_mutex_unlock(&pace->lock);
-    return again ? earlier(later(again, now + 10000), slice.end_shared_ns) : 0;
+    if (outside) again = earlier(again ? again : end, now + BEAT_NS);
+    return again ? earlier(later(again, now + 10000), end) : 0;
 }

@@ -6,6 +6,7 @@
 #include "book.h"
 #include "gate.h"
 #include "marks.h"
+#include "rota.h"
 #include "session.h"
 
 #define VGPU_DEAF_NS UINT64_C(64000000)     /* no sign of life from the holder: robbed */
@@ -13,8 +14,9 @@
 
 struct vgpu_pace {
     struct vgpu_session *session;
-    struct vgpu_use *use; /* our line in the region */
-    struct vgpu_gate gate;
+    struct vgpu_use *use;  /* our line in the region */
+    struct vgpu_gate gate; /* as it was when our slice was opened */
+    struct vgpu_rota rota; /* our session among the others */
     uint32_t device;
     struct vgpu_track *tracks;
     struct vgpu_book *book;
@@ -32,8 +34,9 @@ struct vgpu_pace {
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
     uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
     uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
-    bool looked;      /* since the last submit */
-    bool watched;     /* the watcher runs */
+    uint64_t drain_error_ns;  /* how far predicted drains lie from measured ones */
+    bool looked;              /* since the last submit */
+    bool watched;             /* the watcher runs */
     uint32_t tails_marked;    /* epoch whose tails carry their last mark */
     uint32_t wanted_epoch;    /* another's slice that we wait for, … */
     uint64_t wanted_since_ns; /* … since when */
@@ -43,10 +46,15 @@ struct vgpu_pace {
     uint32_t closer;   /* 1: some thread is in vgpu_slice_close_step */
 };
 
-/* True if another process waits for the slice to end. */
-static inline bool vgpu_slice_wanted(const struct vgpu_pace *pace, uint32_t epoch) {
-    return __atomic_load_n(&pace->gate.device->gate_wanted, __ATOMIC_SEQ_CST) == epoch;
-}
+/* True while we have our slice: neither closing nor taken from us. */
+bool vgpu_slice_holds(const struct vgpu_pace *pace);
+
+/* Until when work may be submitted into our slice: sooner or later, as others wait for it. */
+uint64_t vgpu_slice_end_ns(const struct vgpu_pace *pace, uint64_t now_ns);
+
+/* True if other sessions are active: less work is let run ahead of the GPU, and a kernel of unknown
+ * length runs alone. */
+bool vgpu_slice_is_shared(const struct vgpu_pace *pace);
 
 /* Takes a slice for a launch first wanted at request_ns: true. False: *until_ns says when to ask
  * again at the latest; the bell may ring before. Caller holds the lock. */

@@ -63,6 +63,20 @@ static bool other_threads_left(uint32_t pid) {
     return entries > 3;
 }
 
+static enum vgpu_life judge(uint32_t pid, char state, uint64_t flags) {
+    if (state == 'Z' || state == 'X') return other_threads_left(pid) ? VGPU_EXITING : VGPU_GONE;
+    if (flags & PF_EXITING) return VGPU_EXITING;
+    if (state == 'T' || state == 't') return VGPU_STOPPED;
+    return VGPU_ALIVE;
+}
+
+enum vgpu_life vgpu_process_life(uint32_t pid, uint64_t start_time) {
+    uint64_t found, flags;
+    char state;
+    if (!vgpu_process_stat(pid, &found, &state, &flags) || found != start_time) return VGPU_GONE;
+    return judge(pid, state, flags);
+}
+
 enum vgpu_life vgpu_slot_life(const struct vgpu_slot *slot) {
     uint64_t owner = vgpu_load_acquire(&slot->owner);
     uint64_t start_time, flags;
@@ -71,11 +85,7 @@ enum vgpu_life vgpu_slot_life(const struct vgpu_slot *slot) {
     /* A claimer that has not yet written its start time is judged by its pid alone. */
     uint64_t expected = vgpu_load_acquire(&slot->start_time);
     if (vgpu_slot_state(owner) == VGPU_SLOT_LIVE && start_time != expected) return VGPU_GONE;
-    if (state == 'Z' || state == 'X')
-        return other_threads_left(vgpu_slot_pid(owner)) ? VGPU_EXITING : VGPU_GONE;
-    if (flags & PF_EXITING) return VGPU_EXITING;
-    if (state == 'T' || state == 't') return VGPU_STOPPED;
-    return VGPU_ALIVE;
+    return judge(vgpu_slot_pid(owner), state, flags);
 }
 
 int vgpu_slot_reap(struct vgpu_region *region) {

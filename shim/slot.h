@@ -21,6 +21,7 @@ enum vgpu_life { VGPU_ALIVE, VGPU_STOPPED, VGPU_EXITING, VGPU_GONE };
 /* EXITING: it will never run user code again but its teardown is still under way (its memory may
  * still be held by the driver); GONE: nothing is left of it. */
 enum vgpu_life vgpu_slot_life(const struct vgpu_slot *slot);
+enum vgpu_life vgpu_process_life(uint32_t pid, uint64_t start_time);
 
 /* Frees every slot whose process is GONE. Returns how many. */
 int vgpu_slot_reap(struct vgpu_region *region);

@@ -5,6 +5,7 @@
 #include <signal.h>
 
 #include "atomics.h"
+#include "slice.h"
 #include "wait.h"
 
 #define ASLEEP_NS UINT64_C(10000000000) /* deadline of a sleep with nothing to do */
@@ -15,8 +16,9 @@ static void *watch(void *argument) {
     for (;;) {
         uint32_t heard = vgpu_load_acquire(bell);
         uint64_t again = vgpu_pace_tend(pace);
+        uint64_t around = again ? 0 : vgpu_rota_look_around(&pace->rota, vgpu_now_ns());
         if (again) vgpu_wait_until(again);
-        else vgpu_wait_word(bell, heard, vgpu_now_ns() + ASLEEP_NS);
+        else vgpu_wait_word(bell, heard, around ? around : vgpu_now_ns() + ASLEEP_NS);
     }
     return NULL;
 }

@@ -1,5 +1,5 @@
 /* Writes a region file for tests that preload the shim without the supervisor:
- *     make_region PATH [mem_bytes|none] [share_ppm] [context_bytes]
+ *     make_region PATH [mem_bytes|none] [share_ppm] [context_bytes] [board directory]
  * or shows one:
  *     make_region show PATH */
 #include "memory_check.h"
@@ -42,5 +42,6 @@ int main(int argc, char **argv) {
     region_fill(region, limit);
     if (argc > 3) region->header.default_share_ppm = (uint32_t)strtoul(argv[3], NULL, 0);
     if (argc > 4) region->header.default_context_bytes = strtoull(argv[4], NULL, 0);
+    if (argc > 5) strncpy(region->header.board_dir, argv[5], sizeof region->header.board_dir - 1);
     return 0;
 }
