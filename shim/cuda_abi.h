@@ -394,6 +394,8 @@ typedef unsigned int CUaddress_mode, CUatomicOperation, CUatomicOperationCapabil
     CUmemHandleType, CUstreamBatchMemOpType, CUmemcpySrcAccessOrder, CUmemcpy3DOperandType,
     CUgraphConditionalNodeType, CUgraphChildGraphNodeOwnership;
 
+enum { CU_MEMCPY_OPERAND_TYPE_POINTER = 1, CU_MEMCPY_OPERAND_TYPE_ARRAY = 2 };
+
 #include "cuda_structs.h"
 #include "cuda_calls.h"
 

@@ -84,6 +84,10 @@
     X(u32, pressure_crossed)    /* 1: a shim saw a use above pressure_next_bytes (soft.h) */       \
     X(u32, burst_ppm)           /* ceiling while nobody else wants the GPU; 0 = the share */       \
     A(u64, device_pad, 1)                                                                          \
+    A(u64, copy_paid_ns, 3) /* by VGPU_COPY_*: see bucket.h; a line of their own */                \
+    A(u64, copied_bytes, 3) /* of copies under a limit, for the summary */                         \
+    X(u64, copy_waited_ns)                                                                         \
+    X(u64, copy_waits)                                                                             \
     X(u64, gate_word) /* see gate.h */                                                             \
     A(u64, gate_base, 2)                                                                           \
     X(u32, gate_bell)        /* futex: bumped when a slice closes or a closer waits */             \
@@ -195,8 +199,9 @@ struct vgpu_region {
 
 _Static_assert(sizeof(struct vgpu_header) == 448, "header: whole cache lines");
 _Static_assert(offsetof(struct vgpu_header, ring_head) % 64 == 0, "ring words on their own line");
-_Static_assert(sizeof(struct vgpu_device) == 192, "device: whole cache lines");
+_Static_assert(sizeof(struct vgpu_device) == 256, "device: whole cache lines");
 _Static_assert(offsetof(struct vgpu_device, gate_word) % 64 == 0, "gate words on their own line");
+_Static_assert(offsetof(struct vgpu_device, copy_paid_ns) % 64 == 0, "buckets on their own line");
 _Static_assert(sizeof(struct vgpu_use) == 128, "use: whole cache lines");
 _Static_assert(sizeof(struct vgpu_slot) == 64 + 128 * VGPU_MAX_DEVICES, "slot: whole cache lines");
 _Static_assert(sizeof(struct vgpu_record) == 128, "record: whole cache lines");

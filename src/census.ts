@@ -42,6 +42,16 @@ export interface DeviceState {
   peakBytes: number;
   denials: number;
   chargedNs: number;
+  copies: Copies;
+}
+
+/** What `--copy-bw` let through and held back on one device. Bytes and ns. */
+export interface Copies {
+  h2dBytes: number;
+  d2hBytes: number;
+  d2dBytes: number;
+  waitedNs: number;
+  waits: number;
 }
 
 /** Sums over processes, gone ones too, of one device. */
@@ -161,8 +171,21 @@ export class Census {
         peakBytes: this.#region.number(at + device.peak_bytes),
         denials: this.#region.number(at + device.denials),
         chargedNs: this.#region.number(at + device.charged_ns),
+        copies: this.#readCopies(at),
       };
     });
+  }
+
+  #readCopies(at: number): Copies {
+    const { device, COPY } = layout;
+    const bytes = (way: number) => this.#region.number(at + device.copied_bytes + 8 * way);
+    return {
+      h2dBytes: bytes(COPY.H2D),
+      d2hBytes: bytes(COPY.D2H),
+      d2dBytes: bytes(COPY.D2D),
+      waitedNs: this.#region.number(at + device.copy_waited_ns),
+      waits: this.#region.number(at + device.copy_waits),
+    };
   }
 
   #readSoft(at: number): number | null {

@@ -60,7 +60,7 @@ export const header = {
 
 /** Byte offsets in `struct vgpu_device`. */
 export const device = {
-  bytes: 192,
+  bytes: 256,
   state: 0,
   share_ppm: 4,
   uuid: 8,
@@ -79,15 +79,19 @@ export const device = {
   pressure_crossed: 112,
   burst_ppm: 116,
   device_pad: 120,
-  gate_word: 128,
-  gate_base: 136,
-  gate_bell: 152,
-  gate_closing: 156,
-  gate_wanted: 160,
-  board_seat: 164,
-  gate_burst: 168,
-  gate_burst_epoch: 176,
-  gate_pad: 184,
+  copy_paid_ns: 128,
+  copied_bytes: 152,
+  copy_waited_ns: 176,
+  copy_waits: 184,
+  gate_word: 192,
+  gate_base: 200,
+  gate_bell: 216,
+  gate_closing: 220,
+  gate_wanted: 224,
+  board_seat: 228,
+  gate_burst: 232,
+  gate_burst_epoch: 240,
+  gate_pad: 248,
 } as const;
 
 /** Byte offsets in `struct vgpu_use`. */
@@ -138,11 +142,11 @@ export const record = {
 
 /** Byte offsets in `struct vgpu_region`. */
 export const region = {
-  bytes: 1347008,
+  bytes: 1348032,
   header: 0,
   devices: 448,
-  slots: 3520,
-  ring: 1084864,
+  slots: 4544,
+  ring: 1085888,
 } as const;
 
 /** Byte offsets in `struct vgpu_board_header`. */

@@ -88,7 +88,7 @@ export async function supervise({
 
   const activeNs = Math.max(1, Number(endNs - (firstAttachNs ?? startNs)));
   const gpus = census.devices().map((device) => {
-    const { uuid, memLimit, peakBytes, denials, sharePercent, chargedNs: gpuNs } = device;
+    const { uuid, memLimit, peakBytes, denials, sharePercent, chargedNs: gpuNs, copies } = device;
     const realisedPercent = (gpuNs / activeNs) * 100;
     return {
       uuid,
@@ -98,6 +98,7 @@ export async function supervise({
       sharePercent,
       gpuNs,
       realisedPercent,
+      copies,
       velocity: watch.peakVelocity(device.index),
       softBytes: device.softBytes,
       ...census.totals(device.index),

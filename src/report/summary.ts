@@ -1,3 +1,4 @@
+import type { Copies } from "../census.ts";
 import type { Ending } from "../launch.ts";
 import { formatBytes } from "../units.ts";
 import { drawDuration, drawPercent, drawTable, type Paint } from "./drawing.ts";
@@ -21,6 +22,7 @@ export interface Summary {
     realisedPercent: number;
     throttledNs: number;
     waits: number;
+    copies: Copies;
     /** Null: no soft limit. */
     softBytes: number | null;
     allocations: number;
@@ -41,7 +43,7 @@ export interface Summary {
 
 /** True if limits had an effect: something was denied or held back. */
 export function wasEnforced({ gpus, denials }: Summary): boolean {
-  return denials > 0 || gpus.some(({ throttledNs }) => throttledNs > 0);
+  return denials > 0 || gpus.some(({ throttledNs, copies }) => throttledNs + copies.waitedNs > 0);
 }
 
 /** One object, in the names of the event stream. */
@@ -65,6 +67,13 @@ export function formatSummaryJson(summary: Summary): string {
       gpu_ns: gpu.sharePercent === null ? null : gpu.gpuNs,
       throttled_ns: gpu.throttledNs,
       waits: gpu.waits,
+      copies: {
+        h2d_bytes: gpu.copies.h2dBytes,
+        d2h_bytes: gpu.copies.d2hBytes,
+        d2d_bytes: gpu.copies.d2dBytes,
+        waited_ns: gpu.copies.waitedNs,
+        waits: gpu.copies.waits,
+      },
       soft_bytes: gpu.softBytes,
       allocations: gpu.allocations,
       velocity_bytes_per_s: Math.round(gpu.velocity),
@@ -114,5 +123,22 @@ export function formatSummary(summary: Summary, paint: Paint): string[] {
     "GPU time",
     "held back",
   ];
-  return [paint("bold", head), ...(rows.length > 0 ? drawTable([titles, ...rows], paint) : [])];
+  const table = rows.length > 0 ? drawTable([titles, ...rows], paint) : [];
+  return [paint("bold", head), ...table, ...drawCopies(summary)];
+}
+
+/** A line for each GPU on which copies had to wait. */
+function drawCopies({ gpus }: Summary): string[] {
+  return gpus.flatMap(({ uuid, copies }) => {
+    if (copies.waits === 0) return [];
+    const { h2dBytes, d2hBytes, d2dBytes, waitedNs, waits } = copies;
+    const ways = [
+      `${formatBytes(h2dBytes)} to the GPU`,
+      `${formatBytes(d2hBytes)} back`,
+      `${formatBytes(d2dBytes)} inside`,
+    ].join(", ");
+    return [
+      `copies on ${uuid.slice(0, "GPU-12345678".length)}: ${ways}; held back ${drawDuration(waitedNs)} in ${waits} waits`,
+    ];
+  });
 }

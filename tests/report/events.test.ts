@@ -114,6 +114,7 @@ const SUMMARY: Summary = {
       realisedPercent: 24.97,
       throttledNs: 6e9,
       waits: 12,
+      copies: { h2dBytes: 0, d2hBytes: 0, d2dBytes: 0, waitedNs: 0, waits: 0 },
       softBytes: null,
       allocations: 3,
       velocity: 512 * 1024 ** 2,
@@ -131,6 +132,13 @@ test("the summary is for sessions in which something was enforced", () => {
     "GPU           peak memory  limit  denials  GPU share   limit  GPU time  held back",
     "GPU-8c1f3c3a        1 GiB  4 GiB        0     25.0 %  25.0 %     2.0 s      6.0 s",
   ]);
+  const copies = { h2dBytes: 2 ** 30, d2hBytes: 0, d2dBytes: 2 ** 20, waitedNs: 2e9, waits: 5 };
+  const [gpu] = SUMMARY.gpus;
+  const copied = { ...SUMMARY, gpus: [{ ...gpu!, throttledNs: 0, copies }] };
+  expect(wasEnforced(copied)).toBe(true);
+  expect(formatSummary(copied, plain).at(-1)).toBe(
+    "copies on GPU-8c1f3c3a: 1 GiB to the GPU, 0 B back, 1 MiB inside; held back 2.0 s in 5 waits",
+  );
   expect(JSON.parse(formatSummaryJson({ ...SUMMARY, lostEvents: 3 }))).toMatchObject({
     kind: "session.summary",
     status: 0,

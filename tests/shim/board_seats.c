@@ -84,7 +84,7 @@ int main(void) {
     for (int i = 0; i < 8; i++) pids[i] = member('a', NULL); /* at once: they race */
     usleep(100000);
     struct vgpu_session *ours = enter('z');
-    struct vgpu_place_on_board place;
+    struct vgpu_place_on_board place = {0};
     expect(vgpu_seat_take(ours, 0, &place), "a seat is to be had", (long)place.seat);
     expect(live_seats(place.board) == 2, "eight processes of a session share a seat",
            live_seats(place.board));

@@ -4,11 +4,10 @@ function say(good, what) {
     if (good) passed++
     else { failed++; print "not ok " what }
 }
-# Does the entry point take memory, launch, or end what did? By the table's category, and by name in
-# those categories that are mixed. Left alone as a whole: copies and memsets (they move what is there),
-# events, queries, resolvers.
+# Does the entry point take memory, launch, copy, or end what did? By the table's category, and by name in
+# those categories that are mixed. Left alone as a whole: events, queries, resolvers.
 function matters(name, category) {
-    if (category ~ /^(alloc|free|launch|ipc|module|multicast)$/) return 1
+    if (category ~ /^(alloc|free|launch|copy|ipc|module|multicast)$/) return 1
     if (category == "interop") return name ~ /Create|Import|Map|Register|Connect|Acquire|Produce/
     if (category == "context" || category == "green")
         return name ~ /Create|Retain|Release|Reset|Destroy|Detach|Attach|SetLimit|Checkpoint|FromGreen/
