@@ -1,6 +1,7 @@
 #include "copy.h"
 
 #include "bucket.h"
+#include "capture.h"
 #include "device.h"
 #include "interpose.h"
 #include "session.h"
@@ -127,8 +128,5 @@ void vgpu_copy_wait(const struct vgpu_copies *copies) {
 }
 
 void vgpu_copy_wait_in(const struct vgpu_copies *copies, CUstream stream, bool per_thread) {
-    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-    CUresult rc = per_thread ? CALL(cuStreamIsCapturing_ptsz)(stream, &status)
-                             : CALL(cuStreamIsCapturing)(stream, &status);
-    if (rc == CUDA_SUCCESS && status == CU_STREAM_CAPTURE_STATUS_NONE) vgpu_copy_wait(copies);
+    if (!vgpu_capture_is_open() || !vgpu_capture_holds(stream, per_thread)) vgpu_copy_wait(copies);
 }

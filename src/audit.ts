@@ -4,6 +4,7 @@ import * as layout from "./layout.gen.ts";
 import { monotonicNs } from "./libc.ts";
 import type { Answer } from "./lister.ts";
 import type { CardUse } from "./nvml.ts";
+import { Outsiders } from "./outsiders.ts";
 import { carriesVariable, readProcess } from "./process.ts";
 import { type Region, useOffset } from "./region.ts";
 
@@ -45,6 +46,7 @@ export class Audit {
   readonly #region: Region;
   readonly #feed: EventFeed;
   readonly #target: number;
+  readonly #outsiders: Outsiders;
   /** NVML cannot see this session's processes: the ledger's figures stand alone. */
   isBlind = false;
   /** False while a lower figure waits to be believed. */
@@ -54,6 +56,7 @@ export class Audit {
     this.#region = region;
     this.#feed = feed;
     this.#target = target;
+    this.#outsiders = new Outsiders(region, feed);
   }
 
   /** The driver still holds memory of this process. */
@@ -74,6 +77,7 @@ export class Audit {
         this.#checkSeen(member, device, uses);
       }
       for (const { pid } of uses) this.#checkMember(pid, device, census);
+      this.#outsiders.look(device, uses, (pid) => isMember(pid, census) || this.#descends(pid));
     });
     this.#listed = listed;
   }
@@ -155,7 +159,7 @@ export class Audit {
   /** A process of the tree on the GPU without a slot runs without limits: a static program, or a scrubbed environment. */
   #checkMember(pid: number, { uuid }: DeviceState, census: Census): void {
     if (this.#reported.has(pid)) return;
-    if ([...census.members.values()].some((member) => member.pid === pid)) return;
+    if (isMember(pid, census)) return;
     const found = readProcess(pid);
     if (found === null || found.isExiting || found.state === "Z") return;
     if (!carriesVariable(pid, `VGPU_REGION=${this.#region.path}`) && !this.#descends(pid)) return;
@@ -173,6 +177,9 @@ export class Audit {
     return false;
   }
 }
+
+const isMember = (pid: number, census: Census): boolean =>
+  [...census.members.values()].some((member) => member.pid === pid);
 
 const keyOf = ({ slot, owner }: Member, { index }: DeviceState) =>
   `${slot} ${owner >> 8n} ${index}`;

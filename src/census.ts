@@ -25,6 +25,10 @@ export interface Use {
   peakBytes: number;
   allocations: number;
   denials: number;
+  /** Launches that passed a limited gate. */
+  launches: number;
+  /** GPU time by the process's own marks. */
+  busyNs: number;
   throttledNs: number;
   waits: number;
 }
@@ -42,6 +46,8 @@ export interface DeviceState {
   peakBytes: number;
   denials: number;
   chargedNs: number;
+  /** The session's seat on the GPU's board; null: none yet. */
+  seat: number | null;
   copies: Copies;
 }
 
@@ -55,7 +61,7 @@ export interface Copies {
 }
 
 /** Sums over processes, gone ones too, of one device. */
-export type Totals = Pick<Use, "throttledNs" | "waits" | "allocations">;
+export type Totals = Pick<Use, "throttledNs" | "waits" | "launches" | "allocations">;
 
 /** Who is in the session and who has left it: reads the slots, frees those of the dead. */
 export class Census {
@@ -66,6 +72,7 @@ export class Census {
   readonly #gone: Totals[] = Array.from({ length: layout.MAX_DEVICES }, () => ({
     throttledNs: 0,
     waits: 0,
+    launches: 0,
     allocations: 0,
   }));
 
@@ -161,6 +168,7 @@ export class Census {
       if (this.#region.load32(at + device.state) !== layout.DEVICE.READY) return [];
       const limit = this.#region.load64(at + device.mem_limit);
       const share = this.#region.load32(at + device.share_ppm);
+      const seat = this.#region.load32(at + device.board_seat);
       return {
         index,
         uuid: uuidText(this.#region.slice(at + device.uuid, 16)),
@@ -171,6 +179,7 @@ export class Census {
         peakBytes: this.#region.number(at + device.peak_bytes),
         denials: this.#region.number(at + device.denials),
         chargedNs: this.#region.number(at + device.charged_ns),
+        seat: seat === 0 ? null : seat - 1,
         copies: this.#readCopies(at),
       };
     });
@@ -201,6 +210,7 @@ export class Census {
       const use = uses.find((one) => one.device === device);
       sum.throttledNs += use?.throttledNs ?? 0;
       sum.waits += use?.waits ?? 0;
+      sum.launches += use?.launches ?? 0;
       sum.allocations += use?.allocations ?? 0;
     }
     return sum;
@@ -235,6 +245,8 @@ export class Census {
       peakBytes: number(use.peak_bytes),
       allocations: number(use.allocations),
       denials: number(use.denials),
+      launches: number(use.launches),
+      busyNs: number(use.busy_ns),
       throttledNs: number(use.throttled_ns),
       waits: number(use.waits),
     };
@@ -243,9 +255,10 @@ export class Census {
   #bury(member: Member, left: Member[]): void {
     this.members.delete(member.slot);
     left.push(member);
-    for (const { device, throttledNs, waits, allocations } of member.uses) {
+    for (const { device, throttledNs, waits, launches, allocations } of member.uses) {
       this.#gone[device]!.throttledNs += throttledNs;
       this.#gone[device]!.waits += waits;
+      this.#gone[device]!.launches += launches;
       this.#gone[device]!.allocations += allocations;
     }
   }

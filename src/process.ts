@@ -43,7 +43,13 @@ export function isPresent(pid: number, startTime: bigint): boolean {
 export const carriesVariable = (pid: number, entry: string): boolean =>
   findVariable(pid, entry) === true;
 
-/** Whether any of these processes was, those too that are in the middle of an exec: their environment reads as empty for some µs. */
+/** Whether the process was started with this variable, whatever its value. False for another user's. */
+export function hasVariable(pid: number, name: string): boolean {
+  const text = readText(`/proc/${pid}/environ`) ?? "";
+  return text.startsWith(`${name}=`) || text.includes(`\0${name}=`);
+}
+
+/** Whether any of these processes was started with this entry, those too that are in the middle of an exec: their environment reads as empty for some µs. */
 export function someCarryVariable(pids: number[], entry: string): boolean {
   const unclear: number[] = [];
   for (const pid of pids) {

@@ -80,7 +80,6 @@ export async function supervise({
   watch.stop();
   for (const [{ pid, name }, cause] of await watch.finish())
     publish("process.exit", pid === target.pid ? describe(ending) : cause, pid, name);
-  watch.reportThrottling(0n);
   const durationNs = Number(endNs - startNs);
   publish("session.end", { ...describe(ending), duration_ns: durationNs, lost: feed.lost });
   feed.close();
@@ -99,6 +98,7 @@ export async function supervise({
       gpuNs,
       realisedPercent,
       copies,
+      turns: watch.turnsOf(device.index),
       velocity: watch.peakVelocity(device.index),
       softBytes: device.softBytes,
       ...census.totals(device.index),

@@ -10,6 +10,7 @@ import { PressureWatch } from "./pressure.ts";
 import { isPresent } from "./process.ts";
 import type { Region } from "./region.ts";
 import type { Event } from "./ring.ts";
+import { Throttling, type Turns } from "./throttling.ts";
 import { formatBytes } from "./units.ts";
 
 const SOON_MS = 20;
@@ -19,12 +20,9 @@ const BUSY_MS = 1000;
 const GLANCE_MS = 2500;
 /** While nothing moves: NVML, and the glance where no process has joined. */
 const IDLE_MS = 5000;
-const THROTTLE_REPORT_NS = 1_000_000_000n;
 const MAX_RECORDS = 64;
 
-type Reported = { waits: number; throttledNs: number; chargedNs: number; atNs: bigint };
-
-/** What one process did on one device, for the summary. Bytes, bytes/s. */
+/** What one process did on one device, for the summary. Bytes, bytes/s, ns. */
 export interface ProcessRecord {
   pid: number;
   name: string;
@@ -33,6 +31,11 @@ export interface ProcessRecord {
   allocations: number;
   denials: number;
   velocity: number;
+  /** Launches that passed a limited gate, and what they took of the GPU. */
+  launches: number;
+  busyNs: number;
+  throttledNs: number;
+  waits: number;
 }
 
 /**
@@ -46,10 +49,9 @@ export class Watch {
   readonly #lister: Listing;
   readonly #audit: Audit;
   readonly #pressure: PressureWatch;
-  readonly #reported = new Map<number, Reported>();
+  readonly #throttling: Throttling;
   /** Processes that said goodbye themselves. */
   readonly cleanExits = new Set<number>();
-  readonly #nothing: Reported = { waits: 0, throttledNs: 0, chargedNs: 0, atNs: monotonicNs() };
   readonly #note: (text: string) => void;
   readonly #noted = new Set<string>();
   readonly #records: ProcessRecord[] = [];
@@ -77,6 +79,7 @@ export class Watch {
     this.#lister = lister;
     this.#audit = new Audit(region, feed, target);
     this.#pressure = new PressureWatch(region, feed, () => signalPressure(region));
+    this.#throttling = new Throttling(region, census, feed, note);
     this.#note = note;
   }
 
@@ -129,7 +132,7 @@ export class Watch {
     if (isActive || moved !== null || this.#isAuditDue() || !this.#audit.isSettled)
       this.#startAudit();
     for (const device of devices) this.#checkLimit(device);
-    this.reportThrottling(THROTTLE_REPORT_NS);
+    this.#throttling.look();
     return moved;
   }
 
@@ -137,6 +140,7 @@ export class Watch {
   async finish(): Promise<[Member, Event["values"]][]> {
     const left = this.#census.update();
     await this.#feed.flush();
+    this.#throttling.finish();
     this.#keepRecords([...left, ...this.#census.members.values()]);
     return left.map((member) => [member, this.#causeOf(member)]);
   }
@@ -146,39 +150,14 @@ export class Watch {
     return this.#records.toSorted((a, b) => b.peakBytes - a.peakBytes).slice(0, MAX_RECORDS);
   }
 
+  /** What the session's seat on a device's board says. */
+  turnsOf(device: number): Turns {
+    return this.#throttling.turnsOf(device);
+  }
+
   /** The fastest growth of a device in bytes/s. */
   peakVelocity(device: number): number {
     return this.#pressure.peakVelocity(device);
-  }
-
-  /** What the gate held back since the last report, if that is `minimumNs` ago. */
-  reportThrottling(minimumNs: bigint): void {
-    const atNs = monotonicNs();
-    for (const device of this.#census.devices()) {
-      if (device.sharePercent === null) continue;
-      const { waits, throttledNs } = this.#census.totals(device.index);
-      const now: Reported = { waits, throttledNs, chargedNs: device.chargedNs, atNs };
-      const last = this.#reported.get(device.index) ?? this.#nothing;
-      const elapsedNs = atNs - last.atNs;
-      if (elapsedNs < minimumNs) continue;
-      this.#reported.set(device.index, now);
-      if (waits === last.waits && throttledNs === last.throttledNs) continue;
-      const realised = ((now.chargedNs - last.chargedNs) / Math.max(1, Number(elapsedNs))) * 100;
-      const values = {
-        waits: waits - last.waits,
-        waited_ns: throttledNs - last.throttledNs,
-        realised_share: Number(realised.toFixed(2)),
-        share: device.sharePercent,
-      };
-      this.#feed.publish({
-        pid: 0,
-        gpu: device.uuid,
-        kind: "compute.throttled",
-        api: null,
-        name: "",
-        values,
-      });
-    }
   }
 
   /** Nothing moved, nobody died, nothing is due: the glance of a session that rests, which is most of them. */
@@ -278,11 +257,14 @@ export class Watch {
 
   #keepRecords(members: Member[]): void {
     for (const member of members) {
-      for (const { device, peakBytes, allocations, denials } of member.uses) {
-        if (peakBytes === 0 && denials === 0) continue;
-        const { pid, name } = member;
+      for (const use of member.uses) {
+        const { device, peakBytes, allocations, denials, launches, busyNs, waits } = use;
+        if (peakBytes === 0 && denials === 0 && launches === 0) continue;
+        const { throttledNs } = use;
         const velocity = this.#pressure.peakVelocityOf(member, device);
-        this.#records.push({ pid, name, device, peakBytes, allocations, denials, velocity });
+        const memory = { peakBytes, allocations, denials, velocity };
+        const compute = { launches, busyNs, throttledNs, waits };
+        this.#records.push({ pid: member.pid, name: member.name, device, ...memory, ...compute });
       }
     }
     if (this.#records.length > 2 * MAX_RECORDS) {

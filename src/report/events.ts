@@ -42,6 +42,8 @@ const COLOURS: Record<string, Parameters<Paint>[0]> = {
   "memory.drift": "yellow",
   "memory.unknown": "yellow",
   "compute.stolen": "yellow",
+  "compute.scaled": "yellow",
+  "compute.outsider": "yellow",
 };
 
 /** One line for a person: when (since the start), what, who, how much. */
@@ -71,9 +73,17 @@ function describe({ kind, values }: Event): string {
     case "memory.drift":
       return `ledger ${bytes("ledger_bytes")}, NVML ${bytes("nvml_bytes")}`;
     case "compute.throttled": {
-      const share = `${drawPercent(Number(values["realised_share"] ?? 0))} of the GPU, limit ${values["share"]} %`;
-      return `${share}; held ${ns("waited_ns")} in ${values["waits"]} waits`;
+      const limit = values["share"] === null ? "" : `, limit ${values["share"]} %`;
+      const share = `${drawPercent(Number(values["realised_share"] ?? 0))} of the GPU${limit}`;
+      const turns = values["turns"] ? `, ${values["turns"]} turns` : "";
+      return `${share}; held ${ns("waited_ns")} in ${values["waits"]} waits${turns}`;
     }
+    case "compute.scaled": {
+      const sum = `${values["sessions"]} sessions' shares come to ${values["share_sum"]} %`;
+      return `${sum}; while all are busy ${values["share"]} % is ${values["scaled_share"]} %`;
+    }
+    case "compute.outsider":
+      return `in no session, holds ${bytes("nvml_bytes")} and takes GPU time without turns`;
     default:
       return Object.entries(values)
         .filter(([, value]) => value !== null)

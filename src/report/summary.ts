@@ -1,5 +1,6 @@
 import type { Copies } from "../census.ts";
 import type { Ending } from "../launch.ts";
+import type { Turns } from "../throttling.ts";
 import { formatBytes } from "../units.ts";
 import { drawDuration, drawPercent, drawTable, type Paint } from "./drawing.ts";
 
@@ -22,6 +23,9 @@ export interface Summary {
     realisedPercent: number;
     throttledNs: number;
     waits: number;
+    launches: number;
+    /** Turns with other sessions; those stolen from it; ns waited for one. */
+    turns: Turns;
     copies: Copies;
     /** Null: no soft limit. */
     softBytes: number | null;
@@ -38,6 +42,10 @@ export interface Summary {
     allocations: number;
     denials: number;
     velocity: number;
+    launches: number;
+    busyNs: number;
+    throttledNs: number;
+    waits: number;
   }[];
 }
 
@@ -63,10 +71,14 @@ export function formatSummaryJson(summary: Summary): string {
       peak_bytes: gpu.peakBytes,
       denials: gpu.denials,
       share: gpu.sharePercent,
-      realised_share: gpu.sharePercent === null ? null : Number(gpu.realisedPercent.toFixed(2)),
-      gpu_ns: gpu.sharePercent === null ? null : gpu.gpuNs,
+      realised_share: isMeasured(gpu) ? Number(gpu.realisedPercent.toFixed(2)) : null,
+      gpu_ns: isMeasured(gpu) ? gpu.gpuNs : null,
       throttled_ns: gpu.throttledNs,
       waits: gpu.waits,
+      launches: gpu.launches,
+      turns: gpu.turns.turns,
+      turns_stolen: gpu.turns.stolen,
+      turn_waited_ns: gpu.turns.waitedNs,
       copies: {
         h2d_bytes: gpu.copies.h2dBytes,
         d2h_bytes: gpu.copies.d2hBytes,
@@ -86,6 +98,10 @@ export function formatSummaryJson(summary: Summary): string {
       allocations: use.allocations,
       denials: use.denials,
       velocity_bytes_per_s: Math.round(use.velocity),
+      gpu_ns: use.busyNs,
+      throttled_ns: use.throttledNs,
+      waits: use.waits,
+      launches: use.launches,
     })),
   });
 }
@@ -104,14 +120,10 @@ export function formatSummary(summary: Summary, paint: Paint): string[] {
     formatBytes(gpu.peakBytes),
     gpu.memLimit === null ? "none" : formatBytes(gpu.memLimit),
     `${gpu.denials}`,
-    ...(gpu.sharePercent === null
-      ? ["–", "none", "–", "–"]
-      : [
-          drawPercent(gpu.realisedPercent),
-          drawPercent(gpu.sharePercent),
-          drawDuration(gpu.gpuNs),
-          drawDuration(gpu.throttledNs),
-        ]),
+    isMeasured(gpu) ? drawPercent(gpu.realisedPercent) : "–",
+    gpu.sharePercent === null ? "none" : drawPercent(gpu.sharePercent),
+    isMeasured(gpu) ? drawDuration(gpu.gpuNs) : "–",
+    isMeasured(gpu) ? drawDuration(gpu.throttledNs) : "–",
   ]);
   const titles = [
     "GPU",
@@ -124,7 +136,22 @@ export function formatSummary(summary: Summary, paint: Paint): string[] {
     "held back",
   ];
   const table = rows.length > 0 ? drawTable([titles, ...rows], paint) : [];
-  return [paint("bold", head), ...table, ...drawCopies(summary)];
+  return [paint("bold", head), ...table, ...drawTurns(summary), ...drawCopies(summary)];
+}
+
+/** Without a share GPU time is measured only while turns are taken. */
+const isMeasured = ({ sharePercent, gpuNs }: Summary["gpus"][number]): boolean =>
+  sharePercent !== null || gpuNs > 0;
+
+/** A line for each GPU on which turns were taken with other sessions. */
+function drawTurns({ gpus }: Summary): string[] {
+  return gpus.flatMap(({ uuid, turns: { turns, stolen, waitedNs } }) => {
+    if (turns === 0) return [];
+    const lost = stolen > 0 ? `, ${stolen} of them taken away` : "";
+    return [
+      `turns on ${uuid.slice(0, "GPU-12345678".length)}: ${turns}${lost}; waited ${drawDuration(waitedNs)} for them`,
+    ];
+  });
 }
 
 /** A line for each GPU on which copies had to wait. */

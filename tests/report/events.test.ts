@@ -11,6 +11,8 @@ import {
   wasEnforced,
 } from "../../src/report/summary.ts";
 import type { Event } from "../../src/ring.ts";
+import SCHEMA from "../../docs/events.schema.json";
+import { findFaults } from "../fixtures/event-schema.ts";
 import { ROOT } from "../vgpu.ts";
 
 const plain = (_: unknown, text: string) => text;
@@ -73,6 +75,15 @@ test("the schema knows every kind and every value of it", () => {
   }
 });
 
+test("the lines in docs/events.md are as the schema says, and every kind is described", () => {
+  const text = readFileSync(join(ROOT, "docs/events.md"), "utf8");
+  const lines = text.split("\n").filter((line) => line.startsWith('    {"v":1'));
+  expect(lines.length).toBeGreaterThan(6);
+  for (const line of lines) expect(findFaults(JSON.parse(line))).toEqual([]);
+  for (const kind of SCHEMA.properties.kind.enum) expect(text).toContain(`**\`${kind}\`**`);
+  expect(findFaults({ ...JSON.parse(lines[0]!), kind: "nonsense" })).toEqual(['kind: "nonsense"']);
+});
+
 test.each([
   [470_000, "470 µs"],
   [9_800_000, "9.8 ms"],
@@ -114,6 +125,8 @@ const SUMMARY: Summary = {
       realisedPercent: 24.97,
       throttledNs: 6e9,
       waits: 12,
+      launches: 500,
+      turns: { turns: 0, stolen: 0, waitedNs: 0 },
       copies: { h2dBytes: 0, d2hBytes: 0, d2dBytes: 0, waitedNs: 0, waits: 0 },
       softBytes: null,
       allocations: 3,
