@@ -1,6 +1,6 @@
 /* What a launch costs in the steady state, and shares of programs with several threads, in virtual
- * time. Sources: shim/pace.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c.
- */
+ * time. Sources: shim/pace.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c,
+ * shim/rota.c, shim/turn.c. */
 #include "pace_machine.h"
 
 enum vgpu_life vgpu_slot_life(const struct vgpu_slot *slot) {

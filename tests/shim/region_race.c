@@ -153,7 +153,8 @@ static uint64_t now_ns(void) {
 
 static void *submits(void *argument) {
     const struct side *side = argument;
-    const struct vgpu_gate gate = {&side->region->devices[0], side->region->header.start_mono_ns};
+    const struct vgpu_gate gate = {.device = &side->region->devices[0],
+                                   .start_ns = side->region->header.start_mono_ns};
     while (!vgpu_load_relaxed(&stop)) {
         struct vgpu_gate_slice slice;
         uint64_t now = now_ns();

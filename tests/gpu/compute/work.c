@@ -86,14 +86,14 @@ static _Atomic uint64_t launched[MAX_THREADS];
     F(cuInit)                                                                                      \
     F(cuDevicePrimaryCtxRetain)                                                                    \
     F(cuDevicePrimaryCtxSetFlags_v2)                                                               \
-    F(cuCtxSetCurrent) F(cuCtxSynchronize) F(cuModuleLoadData) F(cuModuleGetFunction)              \
-        F(cuFuncSetAttribute) F(cuDeviceGetAttribute) F(cuMemAlloc_v2) F(cuMemcpyDtoH_v2)          \
-            F(cuMemsetD8_v2) F(cuMemHostAlloc) F(cuMemHostRegister_v2)                             \
-                F(cuMemHostGetDevicePointer_v2) F(cuStreamCreate) F(cuStreamSynchronize)           \
-                    F(cuStreamBeginCapture_v2) F(cuStreamEndCapture) F(cuEventCreate)              \
-                        F(cuEventRecord) F(cuEventSynchronize) F(cuEventElapsedTime)               \
-                            F(cuGraphInstantiateWithFlags) F(cuGraphLaunch) F(cuLaunchKernel)      \
-                                F(cuLaunchCooperativeKernel)
+    F(cuCtxSetCurrent)                                                                             \
+    F(cuCtxSynchronize) F(cuModuleLoadData) F(cuModuleGetFunction) F(cuFuncSetAttribute)           \
+        F(cuDeviceGetAttribute) F(cuMemAlloc_v2) F(cuMemcpyDtoH_v2) F(cuMemsetD8_v2)               \
+            F(cuMemHostAlloc) F(cuMemHostRegister_v2) F(cuMemHostGetDevicePointer_v2)              \
+                F(cuStreamCreate) F(cuStreamSynchronize) F(cuStreamBeginCapture_v2)                \
+                    F(cuStreamEndCapture) F(cuEventCreate) F(cuEventRecord) F(cuEventSynchronize)  \
+                        F(cuEventElapsedTime) F(cuGraphInstantiateWithFlags) F(cuGraphLaunch)      \
+                            F(cuLaunchKernel) F(cuLaunchCooperativeKernel)
 static struct {
 #define DECLARE(name) typeof(&name) name;
     FUNCTIONS(DECLARE)
