@@ -41,16 +41,15 @@
 
 /* The line that waiters and holder share. */
 #define VGPU_TURN_FIELDS(X, A)                                                                     \
-    X(u64, turn_word)       /* see turn.h */                                                       \
-    X(u64, turn_wanted)     /* a bit a seat: its session waits for the turn */                     \
-    X(u64, turn_v)          /* the greatest v that the turn was ever granted at */                 \
-    X(u32, turn_bell)       /* futex: bumped when the turn is free, or its holder should look */   \
-    X(u32, turn_cut)        /* epoch of the turn that is to end now */                             \
-    X(u64, turn_overlap_ns) /* since when work of a robbed session overlaps, 0 = it does not */    \
+    X(u64, turn_word)        /* see turn.h */                                                      \
+    X(u64, turn_wanted)      /* a bit a seat: its session waits for the turn */                    \
+    X(u64, turn_v)           /* the greatest v that the turn was ever granted at */                \
+    X(u32, turn_bell)        /* futex: bumped when the turn is free, or its holder should look */  \
+    X(u32, turn_overlap_pid) /* the robbed process whose work goes on */                           \
+    X(u64, turn_drained_ns)  /* when the last slice to be settled had drained */                   \
+    X(u64, turn_overlap_ns)  /* since when work of a robbed session overlaps */                    \
     X(u64, turn_overlap_end_ns) /* until when it did; 0 = not known yet */                         \
-    X(u64, turn_overlap_seat)   /* whose it is, + 1 */                                             \
-    X(u32, turn_overlap_pid)    /* its process */                                                  \
-    X(u32, turn_spare)
+    X(u64, turn_overlap_seat)   /* whose it is, + 1; 0 = nobody's */
 
 #define VGPU_SEAT_FIELDS(X, A)                                                                     \
     X(u64, owner)        /* pid << 32 | generation << 8 | VGPU_SLOT_*: claimed by CAS */           \

@@ -42,7 +42,7 @@ struct vgpu_gate {
     struct vgpu_device *device;
     uint64_t start_ns;   /* region header start_mono_ns */
     uint64_t quantum_ns; /* other sessions are active: a slice may last this long; else 0 */
-    bool may_burst;      /* nobody else wants the GPU: above the share, up to burst_ppm */
+    bool may_burst;      /* slices may open above the share, up to burst_ppm */
 };
 
 enum vgpu_gate_answer {

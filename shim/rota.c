@@ -43,7 +43,7 @@ struct vgpu_gate vgpu_rota_gate(struct vgpu_rota *rota, struct vgpu_gate gate, u
     bool always = vgpu_load_relaxed(&header_of(rota)->throttle) == VGPU_THROTTLE_COOPERATIVE;
     rota->company = takes_turns(rota) && vgpu_turn_has_company(&rota->place, always, now_ns);
     gate.quantum_ns = rota->company ? quantum_ns(rota) : 0;
-    gate.may_burst = takes_turns(rota) && !vgpu_turn_is_wanted(&rota->place);
+    gate.may_burst = takes_turns(rota) || !rota->place.board;
     return gate;
 }
 
@@ -145,15 +145,10 @@ static void bury_overlap(const struct vgpu_rota *rota) {
 }
 
 uint64_t vgpu_rota_settle(struct vgpu_rota *rota, uint64_t open_ns, uint64_t drained_ns) {
-    uint64_t charge = drained_ns - open_ns;
-    if (!rota->in_turn) return charge;
+    if (!rota->in_turn) return drained_ns - open_ns;
     bool robbed = rota->epoch && !vgpu_turn_holds(&rota->place, rota->epoch);
     if (!robbed) bury_overlap(rota);
-    uint64_t overlap = robbed ? vgpu_turn_end_overlap(&rota->place, drained_ns)
-                              : vgpu_turn_overlap(&rota->place, open_ns, drained_ns);
-    charge -= (overlap < charge ? overlap : charge) / 2;
-    vgpu_turn_charge(&rota->place, charge);
-    return charge;
+    return vgpu_turn_settle(&rota->place, open_ns, drained_ns, robbed);
 }
 
 void vgpu_rota_leave(struct vgpu_rota *rota, uint64_t now_ns) {

@@ -4,13 +4,14 @@
 #include "slot.h"
 #include "wait.h"
 
-#define YIELD_NS UINT64_C(250000)    /* head start for each process that was served less recently */
-#define OTHERS_NS UINT64_C(2000000)  /* between two looks at a holder whose slice is over */
-#define TEND_NS UINT64_C(50000)      /* between two looks of the watcher while somebody waits */
-#define BEAT_NS UINT64_C(4000000)    /* between two signs of life while another session waits */
-#define HAND_OVER_NS UINT64_C(60000) /* before the predicted drain: a waiter's wake-up takes that  \
-                                      */
-#define GOOD_NS UINT64_C(30000)      /* a prediction that errs by less is good */
+#define YIELD_NS UINT64_C(250000)   /* head start for each process that was served less recently */
+#define OTHERS_NS UINT64_C(2000000) /* between two looks at a holder whose slice is over */
+#define TEND_NS UINT64_C(50000)     /* between two looks of the watcher while somebody waits */
+#define BEAT_NS UINT64_C(4000000)   /* between two signs of life while another session waits */
+#define HAND_OVER_NS                                                                               \
+    UINT64_C(60000)             /* before the predicted drain: a waiter's wake-up takes that       \
+                                 */
+#define GOOD_NS UINT64_C(30000) /* a prediction that errs by less is good */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U

@@ -276,7 +276,8 @@ bool vgpu_turn_rob(const struct vgpu_place_on_board *place, const struct vgpu_tu
     return true;
 }
 
-uint64_t vgpu_turn_overlap(const struct vgpu_place_on_board *place, uint64_t from_ns,
+/* How much of [from_ns, to_ns] a robbed session's work ran beside ours. */
+static uint64_t overlap_of(const struct vgpu_place_on_board *place, uint64_t from_ns,
                            uint64_t to_ns) {
     const struct vgpu_turn *turn = &place->board->turn;
     uint64_t whose = vgpu_load_acquire(&turn->turn_overlap_seat);
@@ -297,11 +298,29 @@ void vgpu_turn_bury_overlap(const struct vgpu_place_on_board *place) {
     vgpu_store_release(&place->board->turn.turn_overlap_seat, UINT64_C(0));
 }
 
-uint64_t vgpu_turn_end_overlap(const struct vgpu_place_on_board *place, uint64_t drained_ns) {
+/* Our own robbed work has ended. Returns for how long it overlapped. */
+static uint64_t end_overlap(const struct vgpu_place_on_board *place, uint64_t drained_ns) {
     struct vgpu_turn *turn = &place->board->turn;
     if (vgpu_load_acquire(&turn->turn_overlap_seat) != place->seat + 1 ||
         vgpu_load_relaxed(&turn->turn_overlap_end_ns))
         return 0;
     vgpu_store_release(&turn->turn_overlap_end_ns, drained_ns);
     return minus(drained_ns, vgpu_load_relaxed(&turn->turn_overlap_ns));
+}
+
+uint64_t vgpu_turn_settle(const struct vgpu_place_on_board *place, uint64_t open_ns,
+                          uint64_t drained_ns, bool robbed) {
+    uint64_t *last = &place->board->turn.turn_drained_ns;
+    uint64_t from = open_ns, overlap;
+    if (robbed) {
+        overlap = end_overlap(place, drained_ns);
+    } else {
+        from = later(open_ns, earlier(vgpu_load_relaxed(last), drained_ns));
+        overlap = overlap_of(place, from, drained_ns);
+        vgpu_max_relaxed(last, drained_ns);
+    }
+    uint64_t charge = minus(drained_ns, from);
+    charge -= earlier(overlap, charge) / 2;
+    vgpu_turn_charge(place, charge);
+    return charge;
 }

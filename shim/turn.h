@@ -70,8 +70,14 @@ void vgpu_turn_beat(const struct vgpu_place_on_board *place, uint64_t now_ns);
 bool vgpu_turn_release(const struct vgpu_place_on_board *place, uint32_t epoch, bool drained,
                        uint64_t now_ns);
 
-/* Counts GPU time that was ours. */
+/* Adds to our v. */
 void vgpu_turn_charge(const struct vgpu_place_on_board *place, uint64_t charge_ns);
+
+/* Our slice ran from open_ns to drained_ns. Returns what it is charged: not the end of our
+ * predecessor's work, which it may have let us in before; and half of what ran beside a robbed
+ * session's work, which pays the other half. Counts it in our v. robbed: we lost the turn. */
+uint64_t vgpu_turn_settle(const struct vgpu_place_on_board *place, uint64_t open_ns,
+                          uint64_t drained_ns, bool robbed);
 
 /* What is wrong with whoever holds the turn, for a session that waits since wanted_ns. SILENT: ask
  * the system whether its process (*pid, *start_time) lives. All other doubts are reason enough. */
@@ -95,16 +101,9 @@ enum vgpu_turn_doubt vgpu_turn_doubt(const struct vgpu_place_on_board *place, ui
 bool vgpu_turn_rob(const struct vgpu_place_on_board *place, const struct vgpu_turn_holder *holder,
                    bool overlaps, uint64_t now_ns);
 
-/* How much of [from_ns, to_ns] a robbed session's work ran beside ours: each pays half of it. */
-uint64_t vgpu_turn_overlap(const struct vgpu_place_on_board *place, uint64_t from_ns,
-                           uint64_t to_ns);
-
 /* The process whose robbed work has not ended yet, 0 = none; and that it never will: it is dead. */
 uint32_t vgpu_turn_overlapping(const struct vgpu_place_on_board *place);
 void vgpu_turn_bury_overlap(const struct vgpu_place_on_board *place);
-
-/* Our own robbed work has ended at drained_ns. Returns for how long it overlapped. */
-uint64_t vgpu_turn_end_overlap(const struct vgpu_place_on_board *place, uint64_t drained_ns);
 
 /* True if another session is active. always: also if it has only a seat. */
 bool vgpu_turn_has_company(const struct vgpu_place_on_board *place, bool always, uint64_t now_ns);

@@ -173,12 +173,11 @@ export const turn = {
   turn_wanted: 8,
   turn_v: 16,
   turn_bell: 24,
-  turn_cut: 28,
-  turn_overlap_ns: 32,
-  turn_overlap_end_ns: 40,
-  turn_overlap_seat: 48,
-  turn_overlap_pid: 56,
-  turn_spare: 60,
+  turn_overlap_pid: 28,
+  turn_drained_ns: 32,
+  turn_overlap_ns: 40,
+  turn_overlap_end_ns: 48,
+  turn_overlap_seat: 56,
 } as const;
 
 /** Byte offsets in `struct vgpu_seat`. */

@@ -1,0 +1,153 @@
+/* Shares of several sessions on one GPU, in virtual time: kernel lengths from 10 us to 50 ms, one
+ * to four tenants, small demand, burst. Sources: shim/gate.c shim/turn.c. */
+#include "turn_world.h"
+
+static int failures, cells;
+static double worst, sum;
+
+static void check(bool good, const char *name, double got, double wanted) {
+    printf("%s %s (got %.2f, wanted %.2f)\n", good ? "ok" : "not ok", name, got, wanted);
+    failures += !good;
+}
+
+static double percent(const struct tenant *tenant, uint64_t span) {
+    return 100.0 * (double)tenant->done_ns / (double)span;
+}
+
+/* Saturating tenants with these shares and kernels (us): the error of each, in points. */
+static void mix(const char *name, int count, const double *shares, const uint64_t *kernels_us,
+                double allowed, double least_sum) {
+    const uint64_t warm = SECOND, span = 20 * SECOND;
+    struct world *world = new_world((uint64_t)++cells);
+    for (int i = 0; i < count; i++) add_tenant(world, shares[i], kernels_us[i] * US);
+    run_world(world, START + warm, NULL);
+    for (int i = 0; i < count; i++) world->tenant[i].done_ns = 0;
+    run_world(world, START + warm + span, NULL);
+    double all = 0, most_off = 0;
+    char got[160] = "";
+    for (int i = 0; i < count; i++) {
+        double share = percent(&world->tenant[i], span);
+        double error = share > shares[i] ? share - shares[i] : shares[i] - share;
+        most_off = error > most_off ? error : most_off;
+        sum += error / count;
+        all += share;
+        snprintf(got + strlen(got), sizeof got - strlen(got), " %.2f", share);
+    }
+    worst = most_off > worst ? most_off : worst;
+    bool good =
+        most_off <= allowed && all >= least_sum && world->overlaps == 0 && world->thefts == 0;
+    printf("%s %s:%s (sum %.2f, %lu overlaps, %lu thefts)\n", good ? "ok" : "not ok", name, got,
+           all, world->overlaps, world->thefts);
+    failures += !good;
+    free(world);
+}
+
+static const uint64_t lengths_us[] = {10, 50, 500, 5000, 50000};
+
+static void test_shares(void) {
+    static const struct {
+        int count;
+        double shares[4], least_sum;
+    } cases[] = {
+        {1, {25}, 24.5},         {2, {25, 50}, 74.4},         {2, {25, 75}, 99}, {2, {50, 50}, 99},
+        {3, {25, 25, 50}, 98.5}, {4, {10, 20, 30, 40}, 98.5}, {2, {10, 90}, 99},
+    };
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (size_t k = 0; k < 5; k++) {
+            uint64_t kernels[4];
+            char name[80] = "";
+            for (int i = 0; i < cases[c].count; i++) {
+                kernels[i] = lengths_us[k];
+                snprintf(name + strlen(name), sizeof name - strlen(name), "%s%g", i ? " + " : "",
+                         cases[c].shares[i]);
+            }
+            snprintf(name + strlen(name), sizeof name - strlen(name), ", kernels of %lu us",
+                     (unsigned long)lengths_us[k]);
+            mix(name, cases[c].count, cases[c].shares, kernels, 0.5, cases[c].least_sum);
+        }
+    mix("50 + 50, long against short kernels", 2, (double[]){50, 50}, (uint64_t[]){20, 20000}, 0.5,
+        99);
+    mix("25 + 75, long against short kernels", 2, (double[]){25, 75}, (uint64_t[]){50000, 50}, 0.5,
+        99);
+    mix("10 + 20 + 30 + 40, all lengths", 4, (double[]){10, 20, 30, 40},
+        (uint64_t[]){10, 500, 5000, 50000}, 0.5, 98.5);
+    check(worst <= 0.5, "all cells: worst error in points", worst, 0.5);
+    check(sum / cells <= 0.3, "all cells: mean error in points", sum / cells, 0.3);
+}
+
+/* 1 ms due every 10 ms at 25 % beside a saturating 75 %. */
+static void test_small_demand(void) {
+    struct world *world = new_world(7);
+    struct tenant *light = add_tenant(world, 25, 100 * US);
+    struct tenant *heavy = add_tenant(world, 75, 500 * US);
+    light->work_ns = MS;
+    light->every_ns = 10 * MS;
+    light->state = IDLE;
+    run_world(world, START + 20 * SECOND, NULL);
+    check((double)light->steps_done >= 0.99 * 2000, "small demand beside 75 %: steps done",
+          (double)light->steps_done, 2000);
+    check(percent(heavy, 20 * SECOND) >= 73, "its neighbour, percent", percent(heavy, 20 * SECOND),
+          75);
+    check(light->slow_steps <= 20, "small demand: steps slower by more than 2 ms (1 %)",
+          (double)light->slow_steps, 20);
+    free(world);
+}
+
+/* A session without a share gets what the others leave. */
+static void test_unlimited(void) {
+    struct world *world = new_world(9);
+    struct tenant *limited = add_tenant(world, 25, 500 * US);
+    struct tenant *open = add_tenant(world, 100, 500 * US);
+    run_world(world, START + 20 * SECOND, NULL);
+    check(percent(limited, 20 * SECOND) >= 24.5, "25 % beside a session without a share",
+          percent(limited, 20 * SECOND), 25);
+    check(percent(open, 20 * SECOND) >= 74, "the session without a share",
+          percent(open, 20 * SECOND), 75);
+    free(world);
+}
+
+/* Burst: what nobody wants, and back at once when somebody does. */
+static void test_burst(void) {
+    struct world *world = new_world(11);
+    struct tenant *burster = add_tenant(world, 25, 200 * US);
+    struct tenant *neighbour = add_tenant(world, 50, 200 * US);
+    burster->device.burst_ppm = 900000;
+    neighbour->wake_ns = START + 5 * SECOND;
+    run_world(world, START + 5 * SECOND, NULL);
+    double alone = percent(burster, 5 * SECOND);
+    check(alone >= 89 && alone <= 91, "25 % with burst 90, alone, and the credit", alone, 90);
+    run_world(world, START + 5 * SECOND + 50 * MS, NULL);
+    check(percent(neighbour, 50 * MS) >= 48, "a neighbour's first 50 ms beside the burster",
+          percent(neighbour, 50 * MS), 50);
+    neighbour->done_ns = burster->done_ns = 0;
+    run_world(world, START + 15 * SECOND + 50 * MS, NULL);
+    check(percent(neighbour, 10 * SECOND) >= 49, "the neighbour, from then on",
+          percent(neighbour, 10 * SECOND), 50);
+    check(percent(burster, 10 * SECOND) >= 45, "the burster has the rest",
+          percent(burster, 10 * SECOND), 49);
+    free(world);
+}
+
+/* Two sessions without a share: the weight decides. */
+static void test_weight(void) {
+    struct world *world = new_world(13);
+    struct tenant *low = add_tenant(world, 100, 500 * US);
+    struct tenant *high = add_tenant(world, 100, 500 * US);
+    world->board.seats[0].weight_ppm = 500000;
+    world->board.seats[1].weight_ppm = 2000000;
+    run_world(world, START + 20 * SECOND, NULL);
+    check(percent(low, 20 * SECOND) > 19 && percent(low, 20 * SECOND) < 21,
+          "weight 0.5 against 2: the lower", percent(low, 20 * SECOND), 20);
+    check(percent(high, 20 * SECOND) > 78, "weight 0.5 against 2: the higher",
+          percent(high, 20 * SECOND), 79);
+    free(world);
+}
+
+int main(void) {
+    test_shares();
+    test_small_demand();
+    test_unlimited();
+    test_burst();
+    test_weight();
+    return failures != 0;
+}
