@@ -220,7 +220,8 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         return WAIT_GPU;
     }
     if (start - now > window) {
-        *until = now + (start - now - window) + 12000;
+        /* Half-way at the latest: if it ends sooner than predicted, the GPU would stand idle. */
+        *until = now + earlier(start - now - window, (start - now) / 2) + 12000;
         return WAIT_GPU;
     }
     return ADMIT;

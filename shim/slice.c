@@ -207,9 +207,23 @@ void vgpu_slice_look(struct vgpu_pace *pace, bool tails) {
 /* ---- closing -----------------------------------------------------------------------------------
  */
 
+/* True if more than one stream was used in the slice. */
+static bool used_streams_side_by_side(const struct vgpu_pace *pace) {
+    int used = 0;
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
+        used += track->epoch == pace->slice.epoch;
+    return used > 1;
+}
+
 /* Predictions take each stream to have the GPU for itself. Kernels that fill it make each other
- * wait, so a slice takes longer than planned; the ratio is learnt from each slice. */
+ * wait, so a slice takes longer than planned; the ratio is learnt from each slice. Of one stream
+ * there is nothing to learn: it took longer only if we were late, and waiting for it by a longer
+ * prediction would make us late again. */
 static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
+    if (!used_streams_side_by_side(pace)) {
+        pace->overlap = OVERLAP_ONE;
+        return;
+    }
     uint64_t planned = minus(pace->planned_end_ns, pace->slice.open_ns);
     if (planned < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
     uint64_t measured = took_ns * pace->overlap / planned;
