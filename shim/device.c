@@ -54,6 +54,7 @@ static bool fill_entry(struct vgpu_region *region, struct vgpu_device *entry, ui
     memcpy(entry->uuid, uuid, 16);
     vgpu_store_relaxed(&entry->mem_limit, region->header.default_mem_limit);
     vgpu_store_relaxed(&entry->share_ppm, region->header.default_share_ppm);
+    vgpu_store_relaxed(&entry->burst_ppm, region->header.default_burst_ppm);
     uint32_t expected = CLAIM_OF(pid);
     return vgpu_cas_acq_rel(&entry->state, &expected, (uint32_t)VGPU_DEVICE_READY);
 }
