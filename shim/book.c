@@ -32,7 +32,7 @@ struct vgpu_book_entry *vgpu_book_find(struct vgpu_book *book, uint64_t key) {
 }
 
 uint64_t vgpu_book_predict(const struct vgpu_book_entry *entry) {
-    return entry->timed ? entry->estimate_ns : VGPU_BOOK_DEFAULT_NS;
+    return entry->timed && !entry->spins ? entry->estimate_ns : VGPU_BOOK_DEFAULT_NS;
 }
 
 bool vgpu_book_wants_trial(const struct vgpu_book_entry *entry) {
@@ -51,6 +51,8 @@ void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns) {
 void vgpu_book_learn_group(struct vgpu_book_entry *const *members, unsigned count,
                            uint64_t predicted_ns, uint64_t measured_ns) {
     if (predicted_ns == 0) return;
+    for (unsigned i = 0; i < count; i++)
+        if (members[i]->spins) return; /* it waited, who knows how long */
     /* Members repeat; move each distinct entry once, by the first time it is met. */
     for (unsigned i = 0; i < count; i++) {
         bool met = false;

@@ -14,7 +14,9 @@ struct vgpu_book_entry {
     uint64_t key;
     uint32_t estimate_ns; /* saturates at 4.29 s */
     uint16_t timed;       /* results so far, saturating */
-    uint16_t in_flight;   /* trials whose result is still out */
+    uint16_t in_flight;   /* launched without a result: the trial, and what did not wait for it */
+    const void *trial_on; /* the track of the trial */
+    bool suspect, spins;  /* see stall.h */
 };
 
 struct vgpu_book {
@@ -28,7 +30,7 @@ uint64_t vgpu_book_key(const void *function, uint64_t grid_blocks, uint64_t bloc
  */
 struct vgpu_book_entry *vgpu_book_find(struct vgpu_book *book, uint64_t key);
 
-/* Prediction for one launch, ns. */
+/* Prediction for one launch, ns. How long a spinner takes is no property of it. */
 uint64_t vgpu_book_predict(const struct vgpu_book_entry *entry);
 
 /* True if the next launch should be timed by itself. */

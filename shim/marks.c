@@ -168,6 +168,8 @@ bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
     track->unmarked_ns += flight_ns;
     track->unmarked_launches++;
     track->launches++;
+    track->recent[track->launches % VGPU_RECENT] =
+        (struct vgpu_recent){entry, track->submitted_ns, entry->timed > 0};
     *begin_group = group_begins(track);
     if ((*begin_group || track->group_start) && track->group_count < VGPU_GROUP_LAUNCHES) {
         track->group[track->group_count++] = entry;
@@ -175,8 +177,8 @@ bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
     }
     bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
                                              track->group_ns >= VGPU_GROUP_NS);
-    return track->per_thread || group_full || track->unmarked_ns >= VGPU_GROUP_NS ||
-           track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
+    return track->per_thread || entry->suspect || entry->spins || group_full ||
+           track->unmarked_ns >= VGPU_GROUP_NS || track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
 }
 
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start) {

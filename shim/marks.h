@@ -40,6 +40,14 @@ struct vgpu_mark {
     struct vgpu_book_entry *trial; /* the one launch between start and end */
 };
 
+/* A launch of late, and the track's submitted_ns with it. */
+#define VGPU_RECENT 16U
+struct vgpu_recent {
+    struct vgpu_book_entry *entry;
+    uint64_t end_ns;
+    bool known; /* it had been timed before */
+};
+
 struct vgpu_track {
     struct vgpu_track *next; /* never unlinked: readers walk the list without a lock */
     struct vgpu_clock *clock;
@@ -65,6 +73,11 @@ struct vgpu_track {
     struct vgpu_book_entry *group[VGPU_GROUP_LAUNCHES];
     bool group_opening; /* somebody is recording its first event */
     bool group_out;     /* a timed group's result is awaited: members are kept */
+    struct vgpu_recent recent[VGPU_RECENT];
+    struct vgpu_book_entry *spinner; /* the last one launched here, … */
+    uint64_t spinner_end_ns;         /* … submitted_ns with it, … */
+    bool spinner_tested;             /* … whether launches are held back all the same */
+    uint64_t spinner_elsewhere;      /* … and launches in other streams before it */
     struct vgpu_mark marks[VGPU_MARK_QUEUE];
     uint32_t first, count;
     uint32_t polling;

@@ -9,14 +9,14 @@
 #include "interpose.h"
 #include "seat.h"
 #include "slice.h"
+#include "stall.h"
 #include "wait.h"
 #include "watch.h"
 
 #define WINDOW_NS UINT64_C(2000000)       /* predicted work that may run ahead of the GPU … */
 #define SHARED_WINDOW_NS UINT64_C(500000) /* … while other sessions wait or are active */
-#define TRIAL_PATIENCE_NS UINT64_C(250000000)
-#define MIXED_NS UINT64_C(100000000)  /* since another thread launched: it may again */
-#define CLOSE_LEAD_NS UINT64_C(60000) /* before a slice's end its last marks are put */
+#define MIXED_NS UINT64_C(100000000)      /* since another thread launched: it may again */
+#define CLOSE_LEAD_NS UINT64_C(60000)     /* before a slice's end its last marks are put */
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
@@ -179,6 +179,49 @@ static bool fills_late(const struct vgpu_pace *pace, uint64_t now, uint64_t end,
     return true;
 }
 
+/* The first result of an unknown kernel decides how many of it may be in flight. In another stream
+ * it may be waiting for this one: rather than that, more and more rarely, one more. */
+static uint64_t trial_patience(const struct vgpu_passage *passage) {
+    const struct vgpu_book_entry *entry = passage->entry;
+    if (entry->trial_on == passage->track) return VGPU_STALL_ONE_NS;
+    return VGPU_STALL_NS << earlier(entry->in_flight - 1U, 6);
+}
+
+/* What to do with a launch predicted to take `flight` ns while we hold a slice, or (holds false)
+ * while it is being closed. Caller holds the lock. */
+static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passage *passage,
+                           bool holds, uint64_t flight, uint64_t now, uint64_t request,
+                           uint64_t *until) {
+    const struct vgpu_book_entry *entry = passage->entry;
+    if (!entry->timed && entry->in_flight && now < request + trial_patience(passage)) {
+        *until = now + 12000;
+        return WAIT_GPU;
+    }
+    uint64_t start = later(now, passage->track->flight_end_ns);
+    uint64_t end = vgpu_slice_end_ns(pace, now);
+    /* What a kernel already runs over, others beside it may use as well. */
+    bool beside = pace->overrun_ns && start + flight - flight / 8 <= pace->overrun_ns;
+    if (pace->started && (!holds || (start + flight / 2 > end && !beside))) {
+        if (!holds || !fills_late(pace, now, earlier(end, pace->flight_end_ns), until))
+            return CLOSE;
+        return WAIT_OTHERS;
+    }
+    if (now > request + VGPU_STALL_ONE_NS) return ADMIT;
+    bool shared = vgpu_slice_is_shared(pace);
+    uint64_t window = shared ? SHARED_WINDOW_NS : WINDOW_NS;
+    if (shared && !entry->timed && now < pace->flight_end_ns) {
+        *until = earlier(pace->flight_end_ns + 12000, now + VGPU_STALL_NS);
+        return WAIT_GPU;
+    }
+    if (start - now > window) {
+        /* Half-way at the latest: if it ends sooner than predicted, the GPU would stand idle. */
+        uint64_t wait = earlier(start - now - window, (start - now) / 2);
+        *until = now + earlier(wait, VGPU_STALL_NS) + 12000;
+        return WAIT_GPU;
+    }
+    return ADMIT;
+}
+
 /* What to do with a launch predicted to take `flight` ns. Caller holds the lock. */
 static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passage, uint64_t flight,
                         uint64_t now, uint64_t request, uint64_t *until) {
@@ -199,32 +242,9 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         if (!vgpu_slice_take(pace, now, request, until)) return WAIT_TURN;
         holds = true;
     }
-    /* The first result of an unknown kernel decides how many of it may be in flight. */
-    const struct vgpu_book_entry *entry = passage->entry;
-    if (!entry->timed && entry->in_flight && now < request + TRIAL_PATIENCE_NS) {
-        *until = now + 12000;
-        return WAIT_GPU;
-    }
-    const uint64_t track_end = passage->track->flight_end_ns;
-    uint64_t start = now > track_end ? now : track_end;
-    uint64_t end = vgpu_slice_end_ns(pace, now);
-    if (pace->started && (!holds || start + flight / 2 > end)) {
-        if (!holds || !fills_late(pace, now, earlier(end, pace->flight_end_ns), until))
-            return CLOSE;
-        return WAIT_OTHERS;
-    }
-    bool shared = vgpu_slice_is_shared(pace);
-    uint64_t window = shared ? SHARED_WINDOW_NS : WINDOW_NS;
-    if (shared && !entry->timed && now < pace->flight_end_ns && now < request + TRIAL_PATIENCE_NS) {
-        *until = pace->flight_end_ns + 12000;
-        return WAIT_GPU;
-    }
-    if (start - now > window) {
-        /* Half-way at the latest: if it ends sooner than predicted, the GPU would stand idle. */
-        *until = now + earlier(start - now - window, (start - now) / 2) + 12000;
-        return WAIT_GPU;
-    }
-    return ADMIT;
+    enum step step = find_room(pace, passage, holds, flight, now, request, until);
+    bool spins = step != ADMIT && vgpu_stall_spinner_flies(pace, now, pace->slice.end_ns);
+    return spins ? ADMIT : step;
 }
 
 /* Books the launch as submitted. Caller holds the lock. */
@@ -234,13 +254,19 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     passage->epoch = passage->track->epoch = pace->slice.epoch;
     passage->first = !pace->started;
     passage->trial = vgpu_book_wants_trial(entry);
-    if (passage->trial) entry->in_flight = 1;
+    if (passage->trial) entry->trial_on = passage->track;
+    if (!entry->timed || passage->trial) entry->in_flight++;
+    if (pace->tails_marked == pace->slice.epoch) pace->tails_marked = 0; /* let in while closing */
     passage->mark =
         vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight, &passage->group);
     struct vgpu_track *track = passage->track;
+    if (entry->spins) vgpu_stall_note_spinner(pace, track, entry);
     track->flight_end_ns = later(now, track->flight_end_ns) + flight;
     track->planned_end_ns = later(later(now, pace->slice.open_ns), track->planned_end_ns) + flight;
     pace->flight_end_ns = later(pace->flight_end_ns, track->flight_end_ns);
+    if (!pace->started) pace->overrun_ns = 0;
+    if (!pace->overrun_ns && track->flight_end_ns > pace->slice.end_ns)
+        pace->overrun_ns = track->flight_end_ns;
     pace->planned_end_ns = later(pace->planned_end_ns, track->planned_end_ns);
     pace->slice_flight_ns += flight;
     if (pace->last_submit_ns && pace->last_lane != &lane) pace->mixed_ns = now;
@@ -253,17 +279,25 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     vgpu_store_relaxed(&pace->use->launches, pace->use->launches + 1);
 }
 
-/* Drains and leaves our slice, or gives up after `patience` (the valve). */
-static bool close_slice(struct vgpu_pace *pace, uint64_t patience) {
-    uint64_t give_up = vgpu_now_ns() + patience;
+/* Drains and leaves our slice. False if the work in flight seems to wait for the launch on `own`.
+ */
+static bool close_slice(struct vgpu_pace *pace, const struct vgpu_track *own) {
+    struct vgpu_stall stall = {0};
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
-        if (vgpu_slice_close_step(pace)) return true;
+        if (vgpu_slice_close_step(pace)) break;
         uint64_t now = vgpu_now_ns(), end;
         uint64_t look = vgpu_slice_next_look(pace, now, &end);
-        if (now > give_up && now > end + patience) return false;
+        pthread_mutex_lock(&pace->lock);
+        bool stalled = vgpu_stall_lasts(&stall, pace, own, now, end);
+        pthread_mutex_unlock(&pace->lock);
+        if (stalled) return false;
         vgpu_wait_word(vgpu_pace_bell(pace), heard, look);
     }
+    pthread_mutex_lock(&pace->lock);
+    vgpu_stall_drained(pace);
+    pthread_mutex_unlock(&pace->lock);
+    return true;
 }
 
 /* The program was quiet and told us nothing: where the GPU has drained meanwhile, the prediction
@@ -292,7 +326,7 @@ static void note_wait(struct vgpu_pace *pace, uint64_t waited_ns) {
 
 /* Returns when the launch may go, and has been booked. */
 static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t key) {
-    uint64_t request = 0, held_since = 0, patience = VGPU_ENDLESS_NS;
+    uint64_t request = 0, held_since = 0;
     bool forced = false;
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
@@ -319,8 +353,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             look_after_pause(pace, now);
         } else if (step == CLOSE) {
             /* Work that waits for the launch we hold back would never drain: let it through. */
-            forced = !close_slice(pace, patience);
-            if (forced) patience *= 2;
+            forced = !close_slice(pace, passage->track);
         } else if (step == WAIT_TURN) {
             vgpu_wait_word(vgpu_pace_bell(pace), heard, until);
         } else {

@@ -29,12 +29,14 @@ struct vgpu_pace {
     uint64_t slice_flight_ns; /* predicted work submitted into the slice */
     uint64_t flight_end_ns;   /* predicted: the last track's work has ended */
     uint64_t planned_end_ns;  /* the same, as planned when it was submitted */
+    uint64_t overrun_ns; /* predicted end of the first launch that ends after the slice; or 0 */
     uint64_t last_submit_ns;
     const void *last_lane; /* the thread that submitted last */
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
     uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
     uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
     uint64_t drain_error_ns;  /* how far predicted drains lie from measured ones */
+    uint32_t stalls;          /* in a row: see stall.h */
     bool looked;              /* since the last submit */
     bool watched;             /* the watcher runs */
     uint32_t tails_marked;    /* epoch whose tails carry their last mark */

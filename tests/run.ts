@@ -68,7 +68,8 @@ const list = (folder: string, pattern: RegExp): string[] =>
 
 /** "Sources: shim/a.c, shim/b.c" in a C test's first comment says what it is compiled with. */
 function sourcesOf(test: string): string[] {
-  const found = /Sources?: ([^*]*?)(?:\.\s|\*\/)/.exec(readFileSync(join(root, test), "utf8"));
+  const text = readFileSync(join(root, test), "utf8").replaceAll("\n *", "\n");
+  const found = /Sources?: ([^*]*?)(?:\.\s|\*\/)/.exec(text);
   return (found?.[1] ?? "").split(/[\s,]+/).filter((word) => word.endsWith(".c"));
 }
 

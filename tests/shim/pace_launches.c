@@ -1,12 +1,8 @@
 /* What a launch costs in the steady state, and shares of programs with several threads, in virtual
  * time. Sources: shim/pace.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c,
- * shim/rota.c, shim/turn.c. */
+ * shim/stall.c, shim/rota.c, shim/turn.c,
+ * shim/slot.c. */
 #include "pace_machine.h"
-
-enum vgpu_life vgpu_slot_life(const struct vgpu_slot *slot) {
-    (void)slot;
-    return VGPU_ALIVE;
-}
 
 /* --- driver calls and clock reads ------------------------------------------------------------- */
 

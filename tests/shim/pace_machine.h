@@ -15,6 +15,7 @@
 #include "../../shim/device.h"
 #include "../../shim/interpose.h"
 #include "../../shim/pace.h"
+#include "../../shim/seat.h"
 #include "../../shim/slot.h"
 #include "../../shim/wait.h"
 #include "../../shim/watch.h"
@@ -161,12 +162,16 @@ static struct stream {
         enum kind kind;
         uint64_t submit_ns, took_ns;
         struct event *event;
+        unsigned pair; /* the n-th spinning kernel waits for the n-th release */
     } ops[OPS];
     unsigned head, tail;
     uint64_t end_ns; /* of all before head */
     bool capturing;
 } streams[9]; /* 0: the default stream */
-static uint64_t released_ns = NEVER, busy_ns;
+#define PAIRS 65536
+static uint64_t released_ns[PAIRS], busy_ns; /* 0: not yet */
+static unsigned pairs[4];                    /* kernels of a kind so far */
+static unsigned bad_records;                 /* into a stream that captures */
 static struct event events[4096];
 static unsigned events_used;
 
@@ -177,8 +182,7 @@ static struct stream *stream_of(CUstream handle) {
     return &streams[handle ? (uintptr_t)handle - 0x1000 : 0];
 }
 
-/* Runs the streams as far as it is known when things end. A spinning kernel ends when the release,
- * in another stream, has run. */
+/* Runs the streams as far as it is known when things end. */
 static void advance(void) {
     for (bool moved = true; moved;) {
         moved = false;
@@ -188,9 +192,10 @@ static void advance(void) {
                 struct op *op = &stream->ops[stream->head % OPS];
                 uint64_t begin = op->submit_ns > stream->end_ns ? op->submit_ns : stream->end_ns;
                 uint64_t end = begin + op->took_ns;
-                if (op->kind == SPIN && released_ns == NEVER) break;
-                if (op->kind == SPIN && end < released_ns) end = released_ns;
-                if (op->kind == RELEASE) released_ns = end;
+                uint64_t *released = &released_ns[op->pair % PAIRS];
+                if (op->kind == SPIN && !*released) break;
+                if (op->kind == SPIN && end < *released) end = *released;
+                if (op->kind == RELEASE) *released = end;
                 if (op->kind == RECORD) op->event->at_ns = end;
                 if (op->kind == KERNEL) busy_ns += op->took_ns;
                 stream->end_ns = end;
@@ -202,7 +207,8 @@ static void advance(void) {
 static void submit_op(CUstream handle, enum kind kind, uint64_t took_ns, struct event *event) {
     struct stream *stream = stream_of(handle);
     if (event) event->at_ns = NEVER;
-    stream->ops[stream->tail++ % OPS] = (struct op){kind, machine_ns, took_ns, event};
+    stream->ops[stream->tail++ % OPS] =
+        (struct op){kind, machine_ns, took_ns, event, pairs[kind]++};
     advance();
 }
 
@@ -253,7 +259,7 @@ static CUresult destroy(CUevent event) {
 }
 static CUresult record(CUevent event, CUstream stream) {
     calls++;
-    if (stream_of(stream)->capturing) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    if (stream_of(stream)->capturing) return bad_records++, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     submit_op(stream, RECORD, 0, (struct event *)event);
     return CUDA_SUCCESS;
 }
@@ -311,6 +317,31 @@ void vgpu_session_event(struct vgpu_session *to, const struct vgpu_event *event)
     (void)event;
 }
 void vgpu_session_on_fork(void (*forget)(void)) { forget_in_child[forgets++] = forget; }
+/* No board: the session is alone on its GPU. */
+bool vgpu_seat_take(struct vgpu_session *of, uint32_t device, struct vgpu_place_on_board *place) {
+    (void)of;
+    (void)device;
+    place->board = NULL;
+    return false;
+}
+struct vgpu_place_on_board vgpu_seat_taken(uint32_t device) {
+    (void)device;
+    return (struct vgpu_place_on_board){0};
+}
+void vgpu_seat_update(const struct vgpu_place_on_board *place, struct vgpu_region *of,
+                      uint32_t device) {
+    (void)place;
+    (void)of;
+    (void)device;
+}
+bool vgpu_seat_has_company(const struct vgpu_place_on_board *place) {
+    (void)place;
+    return false;
+}
+int vgpu_seat_reap(const struct vgpu_place_on_board *place) {
+    (void)place;
+    return 0;
+}
 uint32_t vgpu_device_index(struct vgpu_session *of, CUdevice ordinal) {
     (void)of;
     return (uint32_t)ordinal;
@@ -327,7 +358,8 @@ static void begin_session(uint32_t share_ppm) {
     thread_count = 0;
     machine_ns += 1000000 * MS;
     busy_ns = 0;
-    released_ns = NEVER;
+    memset(released_ns, 0, sizeof released_ns);
+    memset(pairs, 0, sizeof pairs);
     late_min_ns = late_max_ns = 0;
     region->header.start_mono_ns = machine_ns - 1000 * MS;
     region->header.slots_used = 1;
