@@ -57,7 +57,8 @@ void vgpu_book_learn_group(struct vgpu_book_entry *const *members, unsigned coun
     for (unsigned i = 0; i < count; i++) {
         bool met = false;
         for (unsigned j = 0; j < i && !met; j++) met = members[j] == members[i];
-        if (met || members[i]->timed == 0) continue;
+        /* Communication may run outside of slices, with gaps that a group would take for work. */
+        if (met || members[i]->timed == 0 || members[i]->talks) continue;
         double ratio = (double)measured_ns / (double)predicted_ns;
         vgpu_book_learn(members[i], (uint64_t)((double)members[i]->estimate_ns * ratio));
     }

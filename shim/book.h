@@ -17,6 +17,7 @@ struct vgpu_book_entry {
     uint16_t in_flight;   /* launched without a result: the trial, and what did not wait for it */
     const void *trial_on; /* the track of the trial */
     bool suspect, spins;  /* see stall.h */
+    bool named, talks;    /* whether it is known, and true: it is communication, see class.h */
 };
 
 struct vgpu_book {

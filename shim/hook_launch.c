@@ -7,16 +7,16 @@
 #include "pace.h"
 #include "pools.h"
 
-/* GATED(result, call, stream, per_thread, key): the driver's answer to `call`, made when the gate
- * lets it; without a share, one load and one branch. */
-#define GATED(result, call, stream, per_thread, key)                                               \
+/* GATED(result, call, stream, per_thread, key, function): the driver's answer to `call`, made when
+ * the gate lets it; without a share, one load and one branch. */
+#define GATED(result, call, stream, per_thread, key, function)                                     \
     do {                                                                                           \
         if (__builtin_expect(!vgpu_pace_gated(), 1)) {                                             \
             result = call;                                                                         \
             break;                                                                                 \
         }                                                                                          \
         struct vgpu_passage passage;                                                               \
-        vgpu_pace_enter(&passage, stream, per_thread, key);                                        \
+        vgpu_pace_enter(&passage, stream, per_thread, key, function);                              \
         result = call;                                                                             \
         vgpu_pace_leave(&passage);                                                                 \
     } while (0)
@@ -26,7 +26,7 @@
     do {                                                                                           \
         CUresult result = vgpu_local_launch(f, #symbol);                                           \
         if (__builtin_expect(result == CUDA_SUCCESS, 1))                                           \
-            GATED(result, call, stream, per_thread, key);                                          \
+            GATED(result, call, stream, per_thread, key, f);                                       \
         return result;                                                                             \
     } while (0)
 
@@ -84,8 +84,8 @@ VGPU_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUst
         struct vgpu_graph_growth growth;                                                           \
         CUresult result = vgpu_graph_memory_begin(&growth, graph, #symbol);                        \
         if (result != CUDA_SUCCESS) return result;                                                 \
-        GATED(result, REAL(symbol)(graph, stream), stream, per_thread,                             \
-              vgpu_book_key(graph, 0, 0));                                                         \
+        GATED(result, REAL(symbol)(graph, stream), stream, per_thread, vgpu_book_key(graph, 0, 0), \
+              NULL);                                                                               \
         vgpu_graph_memory_end(&growth);                                                            \
         return result;                                                                             \
     }
@@ -153,7 +153,7 @@ static CUresult part_enter(struct vgpu_passage *passage, const CUDA_LAUNCH_PARAM
         uint64_t blocks = PRODUCT(part->gridDimX, part->gridDimY, part->gridDimZ);
         uint64_t threads = PRODUCT(part->blockDimX, part->blockDimY, part->blockDimZ);
         vgpu_pace_enter(passage, part->hStream, false,
-                        vgpu_book_key(part->function, blocks, threads));
+                        vgpu_book_key(part->function, blocks, threads), part->function);
     }
     CALL(cuCtxPopCurrent_v2)(&popped);
     return result;

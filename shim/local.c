@@ -114,6 +114,15 @@ void vgpu_local_note_kernel(CUkernel kernel) {
     pthread_mutex_unlock(&lock);
 }
 
+bool vgpu_local_is_kernel(const void *handle) {
+    pthread_mutex_lock(&lock);
+    const struct function *found =
+        (const struct function *)vgpu_map_find(&functions, (uint64_t)(uintptr_t)handle);
+    bool kernel = found && found->kernel;
+    pthread_mutex_unlock(&lock);
+    return kernel;
+}
+
 static uint64_t ask(CUfunction handle, bool kernel, CUdevice ordinal) {
     int bytes = 0;
     CUresult rc =

@@ -15,6 +15,7 @@ CUresult vgpu_local_set_limit(CUlimit limit, size_t value);
 
 /* A function is what cuLibraryGetKernel gave out: to be asked as a kernel. */
 void vgpu_local_note_kernel(CUkernel kernel);
+bool vgpu_local_is_kernel(const void *function);
 
 /* Functions seen that need no more than every context has, by the hash of their handle; one whose
  * place is taken sits in one of the seven beside it. */

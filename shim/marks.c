@@ -124,6 +124,7 @@ struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lo
     track->stream = stream;
     track->per_thread = mine;
     track->thread = mine ? thread_id() : 0;
+    track->class = 0;
     vgpu_store_release(&track->gone, false);
     if (track == spare) {
         vgpu_store_release(&track->polling, 0U);

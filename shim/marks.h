@@ -54,6 +54,7 @@ struct vgpu_track {
     CUstream stream;
     bool per_thread; /* a per-thread default stream: only its own thread can mark it */
     int thread;      /* that thread's id */
+    uint32_t class;  /* VGPU_CLASS_*, as the program told us */
     bool gone;       /* destroyed; its tail mark may still be out */
     uint32_t epoch;  /* last slice that it was used in */
 

@@ -1,11 +1,14 @@
 #define _GNU_SOURCE
 #include "pace.h"
 
+#include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "atomics.h"
 #include "capture.h"
 #include "device.h"
+#include "include/vgpu.h"
 #include "interpose.h"
 #include "seat.h"
 #include "slice.h"
@@ -268,7 +271,9 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     if (!pace->overrun_ns && track->flight_end_ns > pace->slice.end_ns)
         pace->overrun_ns = track->flight_end_ns;
     pace->planned_end_ns = later(pace->planned_end_ns, track->planned_end_ns);
+    if (passage->first) memset(pace->slice_class_ns, 0, sizeof pace->slice_class_ns);
     pace->slice_flight_ns += flight;
+    pace->slice_class_ns[entry->talks ? VGPU_CLASS_COMMUNICATION : track->class] += flight;
     if (pace->last_submit_ns && pace->last_lane != &lane) pace->mixed_ns = now;
     pace->last_lane = &lane;
     pace->last_submit_ns = now;
@@ -324,8 +329,14 @@ static void note_wait(struct vgpu_pace *pace, uint64_t waited_ns) {
     vgpu_add_relaxed(&pace->use->waits, UINT64_C(1));
 }
 
+/* Communication: a rank that waits would make all others wait. */
+static bool talks(const struct vgpu_passage *passage) {
+    return passage->entry->talks || passage->track->class == VGPU_CLASS_COMMUNICATION;
+}
+
 /* Returns when the launch may go, and has been booked. */
-static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t key) {
+static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t key,
+                  const void *function) {
     uint64_t request = 0, held_since = 0;
     bool forced = false;
     for (;;) {
@@ -338,12 +349,29 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             vgpu_book_predict(passage->entry) * (pace->overlap ? pace->overlap : 1024) / 1024;
         enum step step =
             forced && pace->joined ? ADMIT : decide(pace, passage, flight, now, request, &until);
+        bool never_waits = step != ADMIT && talks(passage);
+        if (never_waits && pace->joined) step = ADMIT;
         if (step == ADMIT) submit(pace, passage, flight, now);
         pace->looked |= step == LOOK;
         pthread_mutex_unlock(&pace->lock);
         if (step == ADMIT) {
             if (held_since) note_wait(pace, now - held_since);
             return;
+        }
+        if (never_waits) {
+            /* Not our turn: it runs outside of any slice of ours, and is charged as predicted. */
+            vgpu_gate_charge(pace->gate, flight);
+            passage->pace = NULL;
+            return;
+        }
+        if (!passage->entry->named) {
+            /* Only a launch that is to be held back is worth the question. */
+            bool communicates = vgpu_class_is_communication(function);
+            pthread_mutex_lock(&pace->lock);
+            passage->entry->talks = communicates;
+            passage->entry->named = true;
+            pthread_mutex_unlock(&pace->lock);
+            continue;
         }
         /* Only the share's own waits are throttling; a full window is what a full queue is
          * natively. */
@@ -372,7 +400,8 @@ static void start_watcher(struct vgpu_pace *pace) {
     if (start) vgpu_watch_start(pace);
 }
 
-void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key) {
+void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key,
+                     const void *function) {
     passage->pace = NULL;
     if (vgpu_capture_holds(stream, per_thread)) return;
     const struct lane *found = find_lane(stream, per_thread);
@@ -383,7 +412,8 @@ void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thr
     passage->pace = pace;
     passage->entry = NULL;
     passage->trial_start = NULL;
-    await(pace, passage, key);
+    await(pace, passage, key, function);
+    if (!passage->pace) return;
 
     vgpu_track_anchor(passage->track, passage->epoch);
     if (passage->trial) passage->trial_start = vgpu_track_start(passage->track);
@@ -466,6 +496,14 @@ void vgpu_pace_forget_context(CUcontext context) {
         if (pace) vgpu_tracks_forget_context(vgpu_load_acquire(&pace->tracks), context);
     }
     vgpu_add_seq_cst(&handles_ended, 1U);
+}
+
+VGPU_EXPORT int vgpu_stream_class(void *stream, enum vgpu_class what) {
+    const struct lane *found = find_lane(stream, false);
+    errno = (unsigned)what > VGPU_CLASS_COMMUNICATION ? EINVAL : found ? errno : ENOENT;
+    if ((unsigned)what > VGPU_CLASS_COMMUNICATION || !found) return -1;
+    vgpu_store_relaxed(&found->track->class, (uint32_t)what);
+    return 0;
 }
 
 static void forget_stream(struct vgpu_pace *pace, CUstream stream) {

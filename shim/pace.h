@@ -30,8 +30,10 @@ struct vgpu_passage {
  */
 bool vgpu_pace_gated(void);
 
-/* Before the launch: waits until the gate lets it in. `key` is from vgpu_book_key. */
-void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key);
+/* Before the launch: waits until the gate lets it in. `key` is from vgpu_book_key;
+ * `function` NULL: a graph. */
+void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key,
+                     const void *function);
 
 /* After the launch. */
 void vgpu_pace_leave(struct vgpu_passage *passage);

@@ -20,6 +20,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "include/vgpu.h" /* VGPU_CLASS_* */
+
 #define VGPU_MAGIC UINT64_C(0x6e6f697567707631) /* "1vpguion" on disk */
 #define VGPU_LAYOUT_VERSION 2U
 #define VGPU_MAX_DEVICES 16
@@ -137,7 +139,6 @@
     A(char, name, 16) /* process name */
 
 enum { VGPU_THROTTLE_ADAPTIVE, VGPU_THROTTLE_COOPERATIVE, VGPU_THROTTLE_STRICT };
-enum { VGPU_CLASS_DEFAULT, VGPU_CLASS_ATTENTION, VGPU_CLASS_FFN, VGPU_CLASS_COPY };
 enum { VGPU_COPY_H2D, VGPU_COPY_D2H, VGPU_COPY_D2D };
 enum { VGPU_GANG_AUTO, VGPU_GANG_ON, VGPU_GANG_OFF };
 

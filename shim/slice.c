@@ -253,6 +253,7 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
         return;
     }
     uint64_t charge = vgpu_rota_settle(&pace->rota, slice.open_ns, drained);
+    charge = vgpu_class_weigh(&pace->session->region->header, pace->slice_class_ns, charge);
     vgpu_gate_close(pace->gate, slice.epoch, slice.open_ns + charge);
     if (is_wanted_inside(pace, slice.epoch)) vgpu_wake_word(pace->rota.bell);
     vgpu_rota_leave(&pace->rota, vgpu_now_ns());

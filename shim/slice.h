@@ -4,6 +4,7 @@
 #define VGPU_SLICE_H
 
 #include "book.h"
+#include "class.h"
 #include "gate.h"
 #include "marks.h"
 #include "rota.h"
@@ -26,10 +27,11 @@ struct vgpu_pace {
     bool started;         /* … and have submitted into it */
     struct vgpu_gate_slice slice;
     uint64_t begun_ns;        /* when the slice's first launch call returned; 0 = not yet */
-    uint64_t slice_flight_ns; /* predicted work submitted into the slice */
-    uint64_t flight_end_ns;   /* predicted: the last track's work has ended */
-    uint64_t planned_end_ns;  /* the same, as planned when it was submitted */
-    uint64_t overrun_ns; /* predicted end of the first launch that ends after the slice; or 0 */
+    uint64_t slice_flight_ns; /* predicted work submitted into the slice, … */
+    uint64_t slice_class_ns[VGPU_WEIGHTED_CLASSES + 1]; /* … and by class */
+    uint64_t flight_end_ns;  /* predicted: the last track's work has ended */
+    uint64_t planned_end_ns; /* the same, as planned when it was submitted */
+    uint64_t overrun_ns;     /* predicted end of the first launch that ends after the slice; or 0 */
     uint64_t last_submit_ns;
     const void *last_lane; /* the thread that submitted last */
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */

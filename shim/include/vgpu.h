@@ -1,10 +1,10 @@
 /* What a program under `vgpu run` may ask about its limits. Nothing to link: the preload library of
- * the session exports these two functions, so look them up
+ * the session exports these functions, so look them up
  *
  *     int (*get)(int, struct vgpu_memory *, size_t) = dlsym(RTLD_DEFAULT, "vgpu_memory_get");
  *
  * or define VGPU_WEAK before including this file and test `if (vgpu_memory_get)`. Outside a session
- * both are absent (NULL). No callbacks: nothing of yours runs on the thread that allocates.
+ * they are absent (NULL). No callbacks: nothing of yours runs on the thread that allocates.
  */
 #ifndef VGPU_H
 #define VGPU_H
@@ -51,6 +51,23 @@ VGPU_PUBLIC int vgpu_memory_get(int device, struct vgpu_memory *memory, size_t b
  * the session's supervisor lives. Returns -1 with errno: ENOENT outside a session, or inotify's
  * own. */
 VGPU_PUBLIC int vgpu_pressure_fd(void);
+
+/* What the work of a stream is. The profile may weigh a class's time in the charge (`classes:`);
+ * communication is charged but never made to wait (NCCL's kernels are known by name without this).
+ */
+enum vgpu_class {
+    VGPU_CLASS_DEFAULT,
+    VGPU_CLASS_ATTENTION,
+    VGPU_CLASS_FFN,
+    VGPU_CLASS_COPY,
+    VGPU_CLASS_COMMUNICATION
+};
+
+/* Says what class a stream (a CUstream or cudaStream_t of the current context) is, for all its
+ * launches from now on; it is forgotten with the stream. Returns 0, or -1 with errno: ENOENT
+ * outside a session or where the GPU's time is not limited, EINVAL for a class that there is not.
+ */
+VGPU_PUBLIC int vgpu_stream_class(void *stream, enum vgpu_class what);
 
 #ifdef __cplusplus
 }

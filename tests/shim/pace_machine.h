@@ -22,6 +22,7 @@
 
 #define US UINT64_C(1000)
 #define MS UINT64_C(1000000)
+#define NCCL 0x9999U /* the function that is called like one of NCCL */
 
 static int failures;
 static void check(bool good, const char *name, double got) {
@@ -273,6 +274,15 @@ static CUresult elapsed(float *ms, CUevent from, CUevent to) {
     return CUDA_SUCCESS;
 }
 
+static unsigned name_calls;
+static CUresult function_name(const char **name, CUfunction function) {
+    name_calls++;
+    *name = (uintptr_t)function == NCCL ? "_Z33ncclDevKernel_AllReduce_Sum_f32v" : "load";
+    return CUDA_SUCCESS;
+}
+
+bool vgpu_local_is_kernel(const void *function) { return !function; }
+
 void *vgpu_driver_symbol(const char *symbol) {
     static const struct {
         const char *name;
@@ -284,6 +294,7 @@ void *vgpu_driver_symbol(const char *symbol) {
         {"cuStreamIsCapturing", (void *)is_capturing},
         {"cuStreamIsCapturing_ptsz", (void *)is_capturing},
         {"cuThreadExchangeStreamCaptureMode", (void *)exchange},
+        {"cuFuncGetName", (void *)function_name},
         {"cuEventCreate", (void *)create},
         {"cuEventDestroy_v2", (void *)destroy},
         {"cuEventRecord", (void *)record},
@@ -377,7 +388,8 @@ static void launch_kind(int stream, enum kind kind, uintptr_t function, uint64_t
                         uint64_t call_ns) {
     struct vgpu_passage passage = {0};
     CUstream handle = handle_of(stream);
-    vgpu_pace_enter(&passage, handle, false, vgpu_book_key((void *)function, 132, 64));
+    vgpu_pace_enter(&passage, handle, false, vgpu_book_key((void *)function, 132, 64),
+                    (const void *)function);
     if (!stream_of(handle)->capturing) submit_op(handle, kind, took_ns, NULL);
     if (call_ns) spend(call_ns);
     vgpu_pace_leave(&passage);
