@@ -384,12 +384,13 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     const struct vgpu_gate_slice slice = pace->slice;
     bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS && pace->started;
     bool launching = is_launching(pace);
+    bool outside = joined && vgpu_rota_is_wanted(&pace->rota);
+    uint64_t end = joined ? vgpu_slice_end_ns(pace, now) : 0;
+    bool holds = joined && vgpu_slice_holds(pace);
     pthread_mutex_unlock(&pace->lock);
     if (!joined) return 0;
-    bool outside = vgpu_rota_is_wanted(&pace->rota);
     bool wanted = outside || is_wanted_inside(pace, slice.epoch);
-    uint64_t end = vgpu_slice_end_ns(pace, now);
-    bool over = !vgpu_slice_holds(pace) || (wanted && now >= end);
+    bool over = !holds || (wanted && now >= end);
     if (!over && !wanted) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     vgpu_rota_beat(&pace->rota, now);
