@@ -386,14 +386,12 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     bool launching = is_launching(pace);
     bool outside = joined && vgpu_rota_is_wanted(&pace->rota);
     uint64_t end = joined ? vgpu_slice_end_ns(pace, now) : 0;
-    bool holds = joined && vgpu_slice_holds(pace);
-    pthread_mutex_unlock(&pace->lock);
-    if (!joined) return 0;
     bool wanted = outside || is_wanted_inside(pace, slice.epoch);
-    bool over = !holds || (wanted && now >= end);
-    if (!over && !wanted) return 0;
+    bool over = joined && (!vgpu_slice_holds(pace) || (wanted && now >= end));
+    if (over || (joined && wanted)) vgpu_rota_beat(&pace->rota, now);
+    pthread_mutex_unlock(&pace->lock);
+    if (!joined || (!over && !wanted)) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
-    vgpu_rota_beat(&pace->rota, now);
     if (over) return vgpu_slice_close_step(pace) ? 0 : now + TEND_NS;
     if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
     vgpu_slice_look(pace, quiet);
