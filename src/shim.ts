@@ -76,7 +76,7 @@ export async function findDemo(): Promise<string> {
   return `${await findBuilt({ name: "demo", directories: [HOME], pattern, files: ["vgpu-demo"], load })}/vgpu-demo`;
 }
 
-/** Compiles the simulated driver and NVML on first use and returns their directory. */
+/** Compiles the simulated driver, NVML and MPS daemon on first use and returns their directory. */
 export async function findSimulatedLibraries(): Promise<string> {
   const home = `${HOME}/sim`;
   const library = async (file: string, units: RegExp): Promise<Output> => ({
@@ -89,10 +89,16 @@ export async function findSimulatedLibraries(): Promise<string> {
     outputs: [
       await library("libcuda.so.1", /^(cuda|sim)_.*\.c$/),
       await library("libnvidia-ml.so.1", /^(nvml|sim)_.*\.c$/),
+      {
+        file: "nvidia-cuda-mps-control",
+        units: await listUnits(home, /^(mps|sim)_.*\.c$/),
+        compile: COMPILE,
+        link: ["-pthread"],
+      },
     ],
   });
-  const pattern = /^((cuda|nvml|sim)_.*\.c|(sim|.*_sim|.*_(abi|calls|structs))\.h|names\.def)$/;
-  const files = ["libcuda.so.1", "libnvidia-ml.so.1"];
+  const pattern = /^((cuda|nvml|sim|mps)_.*\.c|(sim|.*_sim|.*_(abi|calls|structs))\.h|names\.def)$/;
+  const files = ["libcuda.so.1", "libnvidia-ml.so.1", "nvidia-cuda-mps-control"];
   return findBuilt({ name: "simulated-gpu", directories: [home, HOME], pattern, files, load });
 }
 

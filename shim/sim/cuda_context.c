@@ -11,6 +11,7 @@ static __thread int depth;
 CUresult context_active(struct context **context) {
     if (!depth || !stack[depth - 1]) return CUDA_ERROR_INVALID_CONTEXT;
     *context = stack[depth - 1];
+    CHECK(process_fault());
     return (*context)->alive ? CUDA_SUCCESS : CUDA_ERROR_CONTEXT_IS_DESTROYED;
 }
 CUresult context_current(struct context **context) {
@@ -37,6 +38,7 @@ static CUresult context_start(struct context *context, int device, unsigned int 
                               bool primary) {
     const struct sim_model *model = sim_model();
     struct device *on = &sim_process.device[device];
+    CHECK(process_fault());
     int card = on->card;
     if (!on->lane) on->lane = lane_open(card, sim_sms_range(0, model->sms));
     if (!on->lane) return CUDA_ERROR_OUT_OF_MEMORY;

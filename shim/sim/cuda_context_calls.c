@@ -66,7 +66,7 @@ static CUresult synchronize(CUcontext handle) {
     int device = context->device;
     context_wait(context);
     pool_release_unused(device);
-    return CUDA_SUCCESS;
+    return process_fault();
 }
 API CUresult cuCtxSynchronize(void) { return synchronize(NULL); }
 API CUresult cuCtxSynchronize_v2(CUcontext context) { return synchronize(context); }

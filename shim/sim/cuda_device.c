@@ -158,6 +158,8 @@ static int attribute(const struct sim_model *m, int card, int which) {
         return 1024;
     case CU_DEVICE_ATTRIBUTE_MEMPOOL_SUPPORTED_HANDLE_TYPES:
         return 0; /* pools cannot be exported here */
+    case 133:     /* MPS */
+        return sim_machine()->proc[sim_process.slot].server != 0;
     case CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH:
         return m->major >= 9;
     case CU_DEVICE_ATTRIBUTE_MEM_SYNC_DOMAIN_COUNT:

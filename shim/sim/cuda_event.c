@@ -112,7 +112,9 @@ API CUresult cuEventQuery(CUevent handle) {
     struct event *event;
     CHECK(event_find(handle, &event));
     CHECK(event_check(event));
-    return event_done(event) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+    bool done = event_done(event);
+    CHECK(process_fault());
+    return done ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 
 API CUresult cuEventSynchronize(CUevent handle) {
@@ -127,7 +129,7 @@ API CUresult cuEventSynchronize(CUevent handle) {
     int device = event->context->device;
     lane_wait(event->lane, event->target);
     pool_release_unused(device);
-    return CUDA_SUCCESS;
+    return process_fault();
 }
 
 static CUresult event_elapsed(float *out, CUevent from_handle, CUevent to_handle) {

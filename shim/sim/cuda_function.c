@@ -196,6 +196,10 @@ void function_work(const struct function *function, void **params, void **extra,
         work->smids.words = w[2];
         fine = piece_valid(p[0], (size_t)w[2] * 4);
         break;
+    case BUILTIN_FAULT:
+        work->to_host = true; /* it is noticed without a call */
+        fine = true;
+        break;
     case BUILTIN_SPIN:
     case BUILTIN_MEET:
         work->spin.word = p[0];

@@ -36,9 +36,12 @@ static CUresult start(void) {
     int card_of[SIM_MAX_CARDS];
     int devices = sim_card_visible(card_of);
     if (!devices) return CUDA_ERROR_NO_DEVICE;
+    int32_t server = sim_mps_server();
+    if (server && sim_mps_faulted(machine, server)) return CUDA_ERROR_MPS_SERVER_NOT_READY;
     int slot = sim_proc_join(machine);
     if (slot < 0) return CUDA_ERROR_UNKNOWN;
     sim_process.slot = slot;
+    machine->proc[slot].server = server;
     for (int i = 0; i < devices; i++) {
         sim_process.device[i].card = card_of[i];
         if (!sim_take(slot, card_of[i], 0, sim_model()->init_hidden))

@@ -157,7 +157,7 @@ bool lane_spin(struct lane *lane, int change) {
     struct sim_queue *queue = lane_queue(lane);
     sim_lock(machine);
     look_locked(lane);
-    queue->spinning += (unsigned int)change;
+    if (change > 0 || queue->spinning) queue->spinning += (unsigned int)change;
     if (change > 0) sim_advance(machine, lane->card, sim_now());
     bool on_card = sim_on_card(machine, queue);
     sim_unlock(machine);
@@ -204,9 +204,9 @@ void device_wait(int device) {
 void lane_cancel(struct lane *lane) {
     struct sim_machine *machine = sim_machine();
     struct sim_queue *queue = lane_queue(lane);
+    lane_look(lane);
     sim_lock(machine);
     look_locked(lane);
-    lane_effects(lane);
     lane->done = queue->done = queue->submitted;
     sim_unlock(machine);
     for (; lane->effect_count; lane->effect_count--) {

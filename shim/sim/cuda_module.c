@@ -38,6 +38,7 @@ static enum builtin builtin_of(const char *name) {
     if (!strcmp(name, "vgpu_sim_smids")) return BUILTIN_SMIDS;
     if (!strcmp(name, "vgpu_sim_spin")) return BUILTIN_SPIN;
     if (!strcmp(name, "vgpu_sim_meet")) return BUILTIN_MEET;
+    if (!strcmp(name, "vgpu_sim_fault")) return BUILTIN_FAULT;
     /* Any other name may stand for a spinner: name=spin, name=meet. */
     const char *text = kernel_setting(name);
     if (text && !strncmp(text, "spin", 4)) return BUILTIN_SPIN;

@@ -99,6 +99,7 @@ enum work_kind {
     WORK_SMIDS,
     WORK_SPIN,
     WORK_MEET,
+    WORK_FAULT,
     WORK_COPY,
     WORK_SET,
     WORK_STAGED,
@@ -123,6 +124,7 @@ struct work {
             uintptr_t word;
             uint32_t value; /* of the word; the number of those that meet */
         } spin;
+        int card; /* of the fault */
         struct {
             uintptr_t dst, src;
             size_t dst_pitch, src_pitch, dst_slice, src_slice, width, height, depth;
@@ -313,6 +315,7 @@ enum builtin {
     BUILTIN_SMIDS,
     BUILTIN_SPIN,
     BUILTIN_MEET,
+    BUILTIN_FAULT,
     BUILTIN_END
 };
 struct function {
@@ -378,6 +381,11 @@ static inline bool object_is(const void *object, enum sim_kind kind) {
     return object && !((uintptr_t)object & 7) && ((const struct object *)object)->kind == kind;
 }
 LOCAL CUresult device_valid(CUdevice device);
+/* What ended this process's use of the card: an own fault or, under MPS, another client's. */
+static inline CUresult process_fault(void) {
+    return (CUresult)__atomic_load_n(&sim_machine()->proc[sim_process.slot].fault,
+                                     __ATOMIC_RELAXED);
+}
 
 /* --- contexts (cuda_context.c) --- */
 /* 201 without, 709 if it is gone. The current one may be a green context: then the one that streams

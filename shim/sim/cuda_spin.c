@@ -21,9 +21,9 @@ static bool satisfied(const struct spinner *spinner) {
 bool spin_step(struct lane *lane, struct spinner *spinner) {
     bool on_card = lane_spin(lane, spinner->begun ? 0 : 1);
     spinner->begun = true;
-    if (!on_card) return false;
+    if (!on_card && !process_fault()) return false;
     if (!spinner->started) start(spinner);
-    if (!satisfied(spinner)) return false;
+    if (!satisfied(spinner) && !process_fault()) return false;
     spin_drop(lane, spinner);
     return true;
 }

@@ -70,6 +70,7 @@ CUresult stream_find_quietly(CUstream handle, bool per_thread, struct stream **o
     if (!object_is(handle, SIM_STREAM)) return CUDA_ERROR_INVALID_HANDLE;
     struct stream *stream = (struct stream *)handle;
     if (stream->gone) return CUDA_ERROR_INVALID_HANDLE;
+    CHECK(process_fault());
     if (!stream->context->alive) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     *out = stream;
     return CUDA_SUCCESS;
@@ -122,9 +123,10 @@ static void wait_for_room(struct stream *stream) {
 /* A kernel as the lane runs it: on fewer SMs it takes longer in proportion; copies do not. */
 static struct work work_on(const struct lane *lane, const struct work *work) {
     struct work own = *work;
-    if (work->kind <= WORK_SMIDS && work->ns < SIM_ENDLESS)
+    if (work->kind <= WORK_FAULT && work->ns < SIM_ENDLESS)
         own.ns = work->ns * sim_model()->sms / sim_sms_count(lane->sms);
     if (work->kind == WORK_SMIDS) own.smids.sms = lane->sms;
+    if (work->kind == WORK_FAULT) own.card = lane->card;
     return own;
 }
 

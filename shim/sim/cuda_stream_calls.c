@@ -58,7 +58,9 @@ static CUresult stream_query(CUstream handle, bool per_thread) {
     CHECK(stream_find(handle, per_thread, &stream));
     CHECK(capture_refuse(stream));
     CHECK(capture_unsafe());
-    return stream_idle(stream) ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
+    bool idle = stream_idle(stream);
+    CHECK(process_fault());
+    return idle ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 API CUresult cuStreamQuery(CUstream stream) { return stream_query(stream, false); }
 API CUresult cuStreamQuery_ptsz(CUstream stream) { return stream_query(stream, true); }
@@ -72,7 +74,7 @@ static CUresult stream_synchronize(CUstream handle, bool per_thread) {
     int device = stream->context->device;
     stream_wait(stream);
     pool_release_unused(device);
-    return CUDA_SUCCESS;
+    return process_fault();
 }
 API CUresult cuStreamSynchronize(CUstream stream) { return stream_synchronize(stream, false); }
 API CUresult cuStreamSynchronize_ptsz(CUstream stream) { return stream_synchronize(stream, true); }

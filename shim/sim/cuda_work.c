@@ -60,6 +60,11 @@ void work_run(const struct work *work) {
     case WORK_SMIDS:
         run_smids(work);
         break;
+    case WORK_FAULT:
+        sim_lock(sim_machine());
+        sim_fault(sim_machine(), sim_process.slot, work->card, CUDA_ERROR_ILLEGAL_ADDRESS);
+        sim_unlock(sim_machine());
+        break;
     case WORK_COPY:
         run_copy(work);
         break;

@@ -14,8 +14,8 @@
  *   rate     how fast a queue runs: 1 alone on its SMs; two that want the same SMs get half each.
  *   segment  a stretch of wall time in which a queue ran: from it the owner finds when a target
  *            was reached.
- *   turn     the card runs one process at a time: round robin, 2 ms each, and 150 us lost at every
- *            change.
+ *   turn     the card runs one process at a time, or all clients of one MPS server: round robin,
+ *            2 ms each, and 150 us lost at every change.
  *
  * Nothing runs in the background: whoever looks at a card moves its timeline to now (sim_time.c).
  * All times are CLOCK_MONOTONIC ns, all sizes bytes.
@@ -38,6 +38,7 @@
 #define SIM_WINDOW_NS UINT64_C(62500000)
 #define SIM_SLICE_NS UINT64_C(2000000)
 #define SIM_SWITCH_NS UINT64_C(150000)
+#define SIM_MPS_SWITCH_NS UINT64_C(15000)
 #define SIM_ENDLESS (UINT64_C(1) << 60) /* the length of a kernel that never ends */
 #define SIM_MIB (UINT64_C(1) << 20)
 #define SIM_DRIVER_VERSION 13000
@@ -86,6 +87,8 @@ struct sim_queue {
 struct sim_proc {
     int32_t pid; /* 0 = free */
     uint32_t generation;
+    int32_t server;   /* pid of the MPS control daemon, 0 = none */
+    uint32_t fault;   /* the code that every further call gives, 0 = none */
     uint64_t started; /* start time as in /proc/PID/stat */
     uint64_t listed[SIM_MAX_CARDS], hidden[SIM_MAX_CARDS];
     uint32_t contexts[SIM_MAX_CARDS];
@@ -96,6 +99,9 @@ struct sim_card {
     uint64_t now;   /* the timeline is simulated up to here */
     int32_t holder; /* the process whose context is on the card, -1 = none */
     uint32_t reserved;
+    int32_t client; /* of an MPS server: who ran last, -1 = none */
+    bool drained;   /* nobody had work since */
+    struct sim_sms client_sms;
     uint64_t switch_end, slice_end, next_reap;
     uint64_t taken; /* sum of listed + hidden over all processes */
     struct sim_busy busy;
@@ -113,7 +119,7 @@ struct sim_share {
 struct sim_machine {
     uint64_t magic;
     uint64_t next_id;
-    uint64_t switch_ns;
+    uint64_t switch_ns, mps_switch_ns, slice_ns;
     int32_t proc_end, queue_end; /* slots from here on were never used */
     uint64_t lock;               /* pid and thread of the owner, 0 = free (sim_lock.c) */
     struct sim_card card[SIM_MAX_CARDS];
@@ -180,6 +186,18 @@ SIM_INTERNAL uint64_t sim_queue_left(const struct sim_queue *queue); /* wall ns 
 SIM_INTERNAL void sim_queue_run(struct sim_queue *queue, uint64_t start, uint64_t end);
 /* Wall time at which `target`, inside the segment, was reached. */
 SIM_INTERNAL uint64_t sim_segment_when(const struct sim_segment *segment, uint64_t target);
+
+/* --- sim_mps.c: processes that share a card at the same time --- */
+SIM_INTERNAL bool sim_mps_path(const char *name, char *path,
+                               size_t size); /* in the pipe directory */
+SIM_INTERNAL int32_t sim_mps_server(void);   /* the daemon that this process would join, 0 = none */
+static inline bool sim_same_turn(const struct sim_machine *machine, int a, int b) {
+    return a == b || (a >= 0 && b >= 0 && machine->proc[a].server &&
+                      machine->proc[a].server == machine->proc[b].server);
+}
+SIM_INTERNAL bool sim_mps_faulted(struct sim_machine *machine, int32_t server);
+/* The slot ends with a code; under MPS all who share the card end with 810. The lock is held. */
+SIM_INTERNAL void sim_fault(struct sim_machine *machine, int slot, int card, uint32_t code);
 
 /* --- sim_time.c: the timeline --- */
 SIM_INTERNAL uint64_t sim_now(void);

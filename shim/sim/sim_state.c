@@ -13,7 +13,7 @@
 
 #include "sim.h"
 
-#define MAGIC UINT64_C(0x336d69732d757067) /* "gpu-sim3": change it with the layout */
+#define MAGIC UINT64_C(0x346d69732d757067) /* "gpu-sim4": change it with the layout */
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static struct sim_machine *mapped;
@@ -35,14 +35,21 @@ static bool find_directory(void) {
 
 static void machine_init(struct sim_machine *machine) {
     machine->switch_ns = SIM_SWITCH_NS;
-    for (int i = 0; i < SIM_MAX_CARDS; i++) machine->card[i].holder = -1;
+    machine->mps_switch_ns = SIM_MPS_SWITCH_NS;
+    machine->slice_ns = SIM_SLICE_NS;
+    for (int i = 0; i < SIM_MAX_CARDS; i++) machine->card[i].holder = machine->card[i].client = -1;
     __atomic_store_n(&machine->magic, MAGIC, __ATOMIC_RELEASE);
+}
+
+static void set_by(const char *variable, uint64_t *ns) {
+    const char *us = getenv(variable);
+    if (us && *us >= '0' && *us <= '9') *ns = (uint64_t)(strtod(us, NULL) * 1000);
 }
 
 static void map_machine(void) {
     if (!find_directory()) return;
     char path[sizeof directory + 40];
-    snprintf(path, sizeof path, "%s/%s.3", directory, sim_model()->key);
+    snprintf(path, sizeof path, "%s/%s.4", directory, sim_model()->key);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0) return;
     struct sim_machine *machine = MAP_FAILED;
@@ -56,8 +63,10 @@ static void map_machine(void) {
     flock(fd, LOCK_UN);
     close(fd);
     if (machine == MAP_FAILED) return;
-    const char *cost = getenv("VGPU_SIM_SWITCH_US");
-    if (cost && *cost) machine->switch_ns = (uint64_t)(strtod(cost, NULL) * 1000);
+    set_by("VGPU_SIM_SWITCH_US", &machine->switch_ns);
+    set_by("VGPU_SIM_MPS_SWITCH_US", &machine->mps_switch_ns);
+    set_by("VGPU_SIM_SLICE_US", &machine->slice_ns);
+    if (!machine->slice_ns) machine->slice_ns = 1;
     mapped = machine;
 }
 
@@ -106,6 +115,8 @@ static void proc_clear(struct sim_machine *machine, int slot) {
         proc->listed[card] = proc->hidden[card] = 0;
         proc->contexts[card] = 0;
     }
+    proc->server = 0;
+    proc->fault = 0;
     memset(proc->busy, 0, sizeof proc->busy);
     for (int i = 0; i < machine->queue_end; i++)
         if (machine->queue[i].proc == slot) sim_queue_give(machine, i);
@@ -117,6 +128,7 @@ static void proc_release(struct sim_machine *machine, int slot) {
     for (int card = 0; card < SIM_MAX_CARDS; card++) {
         machine->card[card].taken -= proc->listed[card] + proc->hidden[card];
         if (machine->card[card].holder == slot) machine->card[card].holder = -1;
+        if (machine->card[card].client == slot) machine->card[card].client = -1;
     }
     proc_clear(machine, slot);
     for (int i = 0; i < SIM_MAX_SHARES; i++) {

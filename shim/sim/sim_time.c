@@ -54,10 +54,11 @@ static int next_holder(const struct sim_machine *machine, int card) {
     for (int i = 0; i < machine->queue_end; i++) {
         const struct sim_queue *queue = &machine->queue[i];
         if (!sim_queue_ready(queue, card)) continue;
-        int distance = queue->proc == holder ? end : (queue->proc - base - 1 + end) % end;
+        bool same = sim_same_turn(machine, queue->proc, holder);
+        int distance = same ? end : (queue->proc - base - 1 + end) % end;
         if (distance >= nearest) continue;
         nearest = distance;
-        next = queue->proc;
+        next = same ? holder : queue->proc;
     }
     return next;
 }
@@ -68,7 +69,8 @@ static int ready_queues(struct sim_machine *machine, int card,
     int count = 0;
     for (int i = 0; i < machine->queue_end; i++) {
         struct sim_queue *queue = &machine->queue[i];
-        if (sim_queue_ready(queue, card) && queue->proc == machine->card[card].holder)
+        if (sim_queue_ready(queue, card) &&
+            sim_same_turn(machine, queue->proc, machine->card[card].holder))
             ready[count++] = queue;
     }
     return count;
@@ -78,7 +80,26 @@ static void hand_over(const struct sim_machine *machine, struct sim_card *card, 
     bool change = card->holder >= 0 && card->holder != next;
     card->holder = next;
     card->switch_end = card->now + (change ? machine->switch_ns : 0);
-    card->slice_end = card->switch_end + SIM_SLICE_NS;
+    card->slice_end = card->switch_end + machine->slice_ns;
+    card->client = -1;
+}
+
+/* Clients of one MPS server hand the card's SMs over faster; not at all if the next one was there
+ * before the last one ended, or uses other SMs. True: the hand-over starts now. */
+static bool client_changes(const struct sim_machine *machine, struct sim_card *card,
+                           struct sim_queue *const *ready, int count) {
+    struct sim_sms sms = {0};
+    bool stays = card->client < 0 || !card->drained;
+    for (int i = 0; i < count; i++) {
+        sms = sim_sms_join(sms, ready[i]->sms);
+        stays |= ready[i]->proc == card->client;
+    }
+    bool changes = !stays && sim_sms_meet(sms, card->client_sms);
+    card->drained = false;
+    card->client = ready[0]->proc;
+    card->client_sms = sms;
+    if (changes) card->switch_end = card->now + machine->mps_switch_ns;
+    return changes;
 }
 
 /* One stretch, at most up to `end`, in which the same queues run all the time. */
@@ -106,16 +127,19 @@ void sim_advance(struct sim_machine *machine, int index, uint64_t now) {
     while (card->now < now && sim_holds(machine)) {
         int next = next_holder(machine, index);
         if (next < 0) {
+            card->drained = true;
             card->now = now;
             return;
         }
-        if (next != card->holder && card->now >= card->next_reap) {
+        int count = ready_queues(machine, index, ready);
+        bool alone = next == card->holder;
+        for (int i = 1; i < count; i++) alone &= ready[i]->proc == ready[0]->proc;
+        if (!alone && card->now >= card->next_reap) {
             /* Someone competes, or has left work behind: dead processes must not keep the card. */
             card->next_reap = now + 5000000;
             sim_reap(machine);
             continue;
         }
-        int count = ready_queues(machine, index, ready);
         if (!count) {
             hand_over(machine, card, next);
             continue;
@@ -130,8 +154,10 @@ void sim_advance(struct sim_machine *machine, int index, uint64_t now) {
                 hand_over(machine, card, next);
                 continue;
             }
-            card->slice_end += ((card->now - card->slice_end) / SIM_SLICE_NS + 1) * SIM_SLICE_NS;
+            uint64_t slices = (card->now - card->slice_end) / machine->slice_ns + 1;
+            card->slice_end += slices * machine->slice_ns;
         }
+        if (client_changes(machine, card, ready, count)) continue;
         run(machine, index, ready, count, contended ? least(now, card->slice_end) : now);
     }
 }
@@ -139,7 +165,7 @@ void sim_advance(struct sim_machine *machine, int index, uint64_t now) {
 /* Whether its process has the card, as of the last look. */
 bool sim_on_card(const struct sim_machine *machine, const struct sim_queue *queue) {
     const struct sim_card *card = &machine->card[queue->card];
-    return card->holder == queue->proc && card->now >= card->switch_end;
+    return sim_same_turn(machine, card->holder, queue->proc) && card->now >= card->switch_end;
 }
 
 /* Sleeps to shortly before `when`, then spins: a wait that ends late would leave holes in the
