@@ -37,7 +37,7 @@ export interface DemoTeller {
   native(unitsPerSecond?: number): void;
   limited(unitsPerSecond?: number): void;
   event: Sink;
-  result(result: DemoResult): void;
+  result(result: DemoResult): void | Promise<void>;
 }
 
 /** The card that the demo runs on: a real one if it works, else a simulated one. */
@@ -68,7 +68,7 @@ export async function runDemo(teller: DemoTeller): Promise<void> {
   const { report: limited, session } = await runLimited(card, native.iterations, teller.event);
   teller.limited(limited.units_per_second);
   const realisedPercent = (limited.units_per_second / native.units_per_second) * 100;
-  teller.result({
+  await teller.result({
     card: card.name,
     isSimulated: card.simulation !== null,
     native,

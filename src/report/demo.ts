@@ -1,9 +1,13 @@
 import { DEMO_LIMITS, type DemoResult, type DemoTeller } from "../demo.ts";
 import { isRoutine } from "../sink.ts";
 import { formatBytes } from "../units.ts";
-import { drawDuration, drawPercent, paintFor } from "./drawing.ts";
+import { isColored } from "./color.ts";
+import { drawDuration, drawPercent, type Paint, paintFor } from "./drawing.ts";
 import { formatPretty } from "./events.ts";
 import { print } from "./words.ts";
+
+/** Below, the box around the result would break. */
+const BOX_COLUMNS = 100;
 
 /** Tells the demo on stdout, line by line. */
 export function makeTeller(): DemoTeller {
@@ -21,22 +25,27 @@ export function makeTeller(): DemoTeller {
     event(event, _, frame) {
       if (!isRoutine(event)) print(`   ${formatPretty(event, frame, paint)}`);
     },
-    result({ limited, realisedPercent, session }) {
-      const [gpu] = session.gpus;
-      const peak = `peak ${formatBytes(gpu?.peakBytes ?? 0)} of ${formatBytes(DEMO_LIMITS.memBytes)}`;
-      const denials = `${session.denials} ${session.denials === 1 ? "denial" : "denials"}`;
-      print(`\n${paint("bold", "3. result")}`);
-      print(
-        `   memory   ${formatBytes(limited.had_bytes)} in blocks of 512 MiB${limited.refusal === 0 ? "" : ", then refused"}; ${peak}, context included`,
-      );
-      print(
-        `   compute  ${paint("bold", drawPercent(realisedPercent))} of the rate without limits, for ${DEMO_LIMITS.sharePercent} % asked`,
-      );
-      print(
-        `   vgpu     ${denials}; held back for ${drawDuration(gpu?.throttledNs ?? 0)} in ${gpu?.waits ?? 0} waits`,
-      );
+    async result(result) {
+      const lines = drawResult(result, paint);
+      if (!isColored(1) || (process.stdout.columns ?? 0) < BOX_COLUMNS)
+        return print(`\n3. result\n${lines.map((line) => `   ${line}`).join("\n")}`);
+      const { box } = await import("consola/utils"); // 20 ms, which only a demo can spare
+      print(box(lines.join("\n"), { title: "3. result" }));
     },
   };
+}
+
+function drawResult({ limited, realisedPercent, session }: DemoResult, paint: Paint): string[] {
+  const [gpu] = session.gpus;
+  const peak = `peak ${formatBytes(gpu?.peakBytes ?? 0)} of ${formatBytes(DEMO_LIMITS.memBytes)}`;
+  const refused = limited.refusal === 0 ? "" : ", then refused";
+  const denials = `${session.denials} ${session.denials === 1 ? "denial" : "denials"}`;
+  const held = `held back for ${drawDuration(gpu?.throttledNs ?? 0)} in ${gpu?.waits ?? 0} waits`;
+  return [
+    `memory   ${formatBytes(limited.had_bytes)} in blocks of 512 MiB${refused}; ${peak}, context included`,
+    `compute  ${paint("bold", drawPercent(realisedPercent))} of the rate without limits, for ${DEMO_LIMITS.sharePercent} % asked`,
+    `vgpu     ${denials}; ${held}`,
+  ];
 }
 
 /** Says nothing but one object of JSON at the end. */
