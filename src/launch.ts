@@ -1,6 +1,8 @@
 import { exitNow } from "./libc.ts";
 import { isIgnored, type Launcher, readLauncher } from "./launcher.ts";
-import { isForeground, raiseDefault, SIGNALS } from "./signals.ts";
+import { hasTerminal } from "./process.ts";
+import type { Shim } from "./shim.ts";
+import { raiseDefault, SIGNALS, watchSenders } from "./signals.ts";
 
 /** How a target ended: with a status, or of a signal (its number). */
 export type Ending = { status: number } | { signal: number };
@@ -39,9 +41,13 @@ type Forwarded = (typeof FORWARDED)[number] | (typeof FROM_TERMINAL)[number];
  * Starts the target through vgpu-exec with everything the launcher had: descriptors, ignored signals,
  * limits, the raw environment with `changes`. Forwards signals until disposed of.
  */
-export function launch(exec: string, words: string[], changes: Changes): Target {
+export function launch(
+  { exec, sender }: Pick<Shim, "exec" | "sender">,
+  words: string[],
+  changes: Changes,
+): Target {
   const launcher = readLauncher();
-  const forwarding = forwardSignals(launcher, (signal) => child.kill(signal));
+  const forwarding = forwardSignals(launcher, sender, (signal) => child.kill(signal));
   const child = Bun.spawn([exec, ...execArguments(words, changes, launcher)], {
     stdio: stdio(launcher),
     env: {},
@@ -87,20 +93,29 @@ function stdio(launcher: Launcher | null): ["inherit", "inherit", "inherit", ...
   return ["inherit", "inherit", "inherit", ...others];
 }
 
-/** Signals that the caller ignores stay ignored. Returns what takes the handlers away. */
-function forwardSignals(launcher: Launcher | null, send: (signal: Forwarded) => void): () => void {
+/**
+ * Signals that the caller ignores stay ignored. What a terminal sends reaches the target without us; the same
+ * signal from a process may have been meant for us alone, and goes on to the target. Returns what takes the handlers away.
+ */
+function forwardSignals(
+  launcher: Launcher | null,
+  sender: string,
+  send: (signal: Forwarded) => void,
+): () => void {
   const installed: [Forwarded, () => void][] = [];
   const forward = (signal: Forwarded, handler: () => void) => {
     if (isIgnored(launcher, SIGNALS[signal])) return;
     process.on(signal, handler);
     installed.push([signal, handler]);
   };
+  const numbers = FROM_TERMINAL.map((signal) => SIGNALS[signal]);
+  let take: (signal: number) => number = () => 1;
   for (const signal of FORWARDED) forward(signal, () => send(signal));
-  for (const signal of FROM_TERMINAL) {
+  for (const signal of FROM_TERMINAL)
     forward(signal, () => {
-      if (!isForeground()) send(signal);
+      if (take(SIGNALS[signal]) > 0) send(signal);
     });
-  }
+  if (hasTerminal()) take = watchSenders(sender, numbers);
   return () => {
     for (const [signal, handler] of installed) process.off(signal, handler);
   };

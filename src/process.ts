@@ -72,6 +72,12 @@ function findVariable(pid: number, entry: string): boolean | null {
   return text.startsWith(`${entry}\0`) || text.includes(`\0${entry}\0`);
 }
 
+/** Whether we have a controlling terminal, wherever our descriptors lead: it can send us signals. */
+export function hasTerminal(): boolean {
+  const text = readText("/proc/self/stat") ?? "";
+  return text.slice(text.lastIndexOf(")") + 2).split(" ")[7 - 3] !== "0";
+}
+
 /** All pids. */
 export const listProcesses = (): number[] => listNumbers("/proc");
 

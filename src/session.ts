@@ -72,7 +72,7 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   changes.set = { ...changes.set, VGPU_REGION: region.path };
   changes.suffix = { LD_PRELOAD: shim.library };
   const startNs = monotonicNs();
-  using target = launch(shim.exec, plan.target.words, changes);
+  using target = launch(shim, plan.target.words, changes);
   own.target = target.pid;
 
   const early = ready === null ? await settle(target, region) : undefined;

@@ -1,11 +1,12 @@
 import { findBuilt, type Output, type Steps } from "./cache.ts";
 import { VgpuError } from "./errors.ts";
 
-/** What the shim's build gives: the preload library, the trampoline and the context probe. */
+/** What the shim's build gives: the preload library, the trampoline, the context probe, and a library for the supervisor. */
 export interface Shim {
   library: string;
   exec: string;
   probe: string;
+  sender: string;
 }
 
 const HOME = `${import.meta.dir.replace(/\/src$/, "")}/shim`;
@@ -15,11 +16,11 @@ const PROGRAM = { compile: ["-std=gnu11", "-O2"], link: ["-ldl"] };
 
 /** Compiles the shim on first use and returns where it is. Throws VgpuError: no compiler, a failed build, a library that does not load. */
 export async function findShim(): Promise<Shim> {
-  const files = ["vgpu-shim.so", "vgpu-exec", "vgpu-probe"];
+  const files = ["vgpu-shim.so", "vgpu-exec", "vgpu-probe", "vgpu-sender.so"];
   const pattern = /^(?!demo\.c|layout\.c).*\.(c|h|def|S|map)$/;
   const directory = await findBuilt({
     name: "shim",
-    directories: [HOME],
+    directories: [HOME, `${HOME}/supervisor`],
     pattern,
     files,
     load: loadShimSteps,
@@ -28,6 +29,7 @@ export async function findShim(): Promise<Shim> {
     library: `${directory}/vgpu-shim.so`,
     exec: `${directory}/vgpu-exec`,
     probe: `${directory}/vgpu-probe`,
+    sender: `${directory}/vgpu-sender.so`,
   };
 }
 
@@ -52,6 +54,12 @@ async function loadShimSteps(): Promise<Steps> {
       { file: "vgpu-exec", units: [`${HOME}/exec.c`], ...PROGRAM, preferred: ["-static"] },
       { file: "vgpu-check", units: [`${HOME}/check.c`], ...PROGRAM },
       { file: "vgpu-probe", units: [`${HOME}/probe.c`], ...PROGRAM },
+      {
+        file: "vgpu-sender.so",
+        units: [`${HOME}/supervisor/sender.c`],
+        compile: COMPILE,
+        link: ["-shared"],
+      },
     ],
     check: checkLoads,
   };

@@ -5,8 +5,6 @@ const { i32, i64, ptr } = FFIType;
 /** The part of libc that only signals need: most sessions see none. */
 const open = () =>
   dlopen("libc.so.6", {
-    tcgetpgrp: { args: [i32], returns: i32 },
-    getpgid: { args: [i32], returns: i32 },
     signal: { args: [i32, i64], returns: i64 },
     kill: { args: [i32, i32], returns: i32 },
     setrlimit: { args: [i32, ptr], returns: i32 },
@@ -54,11 +52,18 @@ export function nameSignal(number: number): string {
   return Object.entries(SIGNALS).find(([, value]) => value === number)?.[0] ?? `SIG${number}`;
 }
 
-/** True if the terminal delivers Ctrl-C to our process group itself. */
-export function isForeground(): boolean {
-  const libc = open();
-  const group = libc.getpgid(0);
-  return [0, 1, 2].some((fd) => libc.tcgetpgrp(fd) === group);
+/**
+ * Sees who sends signals that have handlers already. Returns how many of one processes have sent since it was
+ * last asked: what is not among them came from the terminal, which sends to our whole group itself. `library` is
+ * shim/supervisor/sender.c.
+ */
+export function watchSenders(library: string, signals: number[]): (signal: number) => number {
+  const { symbols } = dlopen(library, {
+    vgpu_sender_watch: { args: [i32], returns: i32 },
+    vgpu_sender_take: { args: [i32], returns: i32 },
+  });
+  for (const signal of signals) symbols.vgpu_sender_watch(signal);
+  return symbols.vgpu_sender_take;
 }
 
 /** Dies of a signal's default action, without a core of our own; returns if the kernel lets us live (PID 1). */

@@ -90,6 +90,7 @@ const steps: Record<string, () => Promise<void>> = {
     note("bun fmt --check", await run([bun, "fmt", "--check"]));
     const files = [
       "shim",
+      "shim/supervisor",
       "shim/sim",
       "tests/shim",
       "tests/fixtures",
@@ -162,7 +163,7 @@ const steps: Record<string, () => Promise<void>> = {
     count("tests/shim/aarch64.sh", await run(["bash", "tests/shim/aarch64.sh"]));
   },
   async analysis() {
-    const files = list("shim", /\.c$/);
+    const files = [...list("shim", /\.c$/), ...list("shim/supervisor", /\.c$/)];
     // gcc 12 loses pointers that are kept in static tables, hence no malloc-leak.
     const flags = [
       "-std=gnu11",

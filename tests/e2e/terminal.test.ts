@@ -54,6 +54,24 @@ test("a shell's loop stops at Ctrl-C", async () => {
   await shell.expect("status=130");
 });
 
+test("on a terminal the target gets each SIGINT once: Ctrl-C from there, another from vgpu", async () => {
+  await using shell = new Shell();
+  await shell.expect("ready> ");
+  const count = "n=0; trap 'n=$((n+1)); echo in\"\"t-$n' INT; trap 'echo su\"\"m-$n; exit' USR1";
+  shell.type(
+    `$vgpu run -q bash -c '${count.replaceAll("'", "'\\''")}; echo par""ent-$PPID-; while :; do sleep 0.05; done'\n`,
+  );
+  const [, pid] = /parent-(\d+)-/.exec(await shell.expect(/parent-\d+-/)) ?? [];
+  shell.type("\x03");
+  await shell.expect("int-1");
+  process.kill(Number(pid), "SIGINT");
+  await shell.expect("int-2");
+  shell.type("\x03");
+  await shell.expect("int-3");
+  process.kill(Number(pid), "SIGUSR1");
+  await shell.expect("sum-3");
+});
+
 test("Ctrl-Z stops it all, fg goes on", async () => {
   await using shell = new Shell();
   await shell.expect("ready> ");
