@@ -9,9 +9,9 @@ static uint64_t cost_ns(uint64_t bytes, uint64_t bytes_per_s) {
     return ns < LONGEST_NS ? (uint64_t)ns : (uint64_t)LONGEST_NS;
 }
 
-bool vgpu_bucket_take(uint64_t *paid_ns, uint64_t bytes_per_s, uint64_t bytes, uint64_t now_ns,
-                      uint64_t *until_ns) {
-    uint64_t earliest = now_ns > VGPU_BUCKET_CREDIT_NS ? now_ns - VGPU_BUCKET_CREDIT_NS : 0;
+bool vgpu_bucket_take(uint64_t *paid_ns, uint64_t bytes_per_s, uint64_t bytes, uint64_t request_ns,
+                      uint64_t now_ns, uint64_t *until_ns) {
+    uint64_t earliest = request_ns > VGPU_BUCKET_CREDIT_NS ? request_ns - VGPU_BUCKET_CREDIT_NS : 0;
     uint64_t paid = vgpu_load_acquire(paid_ns), next;
     do {
         if (paid > now_ns) {

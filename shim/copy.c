@@ -105,7 +105,8 @@ static struct vgpu_device *current_device(struct vgpu_session *session) {
 static void pass(struct vgpu_device *device, const uint64_t *rate, int direction, uint64_t bytes) {
     uint64_t began = vgpu_now_ns(), now = began, until = 0;
     for (uint64_t bytes_per_s; (bytes_per_s = vgpu_load_relaxed(rate)); now = vgpu_now_ns()) {
-        if (vgpu_bucket_take(&device->copy_paid_ns[direction], bytes_per_s, bytes, now, &until))
+        if (vgpu_bucket_take(&device->copy_paid_ns[direction], bytes_per_s, bytes, began, now,
+                             &until))
             break;
         uint64_t latest = now + LONGEST_WAIT_NS;
         vgpu_wait_until(until < latest ? until : latest);
