@@ -1,6 +1,6 @@
 /* Copies under --copy-bw: which way they go, and the wait for their bucket (bucket.h). The hooks
- * are in hook_copy.c. Copies into a capturing stream, and those of a graph, are neither charged nor
- * held back. */
+ * are in hook_copy.c. Copies into a capturing stream are neither charged nor held back: the graph's
+ * are, when it is launched (graph_copies.h). */
 #ifndef VGPU_COPY_H
 #define VGPU_COPY_H
 

@@ -1,5 +1,6 @@
 /* Graphs before they are launched: what their nodes cost. The thinking is in graph_memory.c and
  * overhead.c; the launch itself is in hook_launch.c. */
+#include "graph_copies.h"
 #include "graph_memory.h"
 #include "interpose.h"
 #include "local.h"
@@ -55,12 +56,17 @@ VGPU_EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph,
 
 /* --- instantiation --- */
 
+static void entered(CUgraphExec exec, CUgraph graph) {
+    vgpu_graph_memory_enter(exec, graph);
+    vgpu_graph_copies_enter(exec, graph);
+}
+
 /* INSTANTIATED(call): the driver's answer to `call`, which fills *exec from graph. */
 #define INSTANTIATED(symbol, call)                                                                 \
     do {                                                                                           \
         CUresult rc = vgpu_overhead_graph(graph, #symbol);                                         \
         if (rc == CUDA_SUCCESS) rc = call;                                                         \
-        if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);                     \
+        if (rc == CUDA_SUCCESS && exec) entered(*exec, graph);                                     \
         return rc;                                                                                 \
     } while (0)
 
@@ -95,7 +101,7 @@ static void uploaded(CUgraph graph, const CUDA_GRAPH_INSTANTIATE_PARAMS *params)
                                 CUDA_GRAPH_INSTANTIATE_PARAMS *params) {                           \
         CUresult rc = vgpu_overhead_graph(graph, #symbol);                                         \
         if (rc == CUDA_SUCCESS) rc = REAL(symbol)(exec, graph, params);                            \
-        if (rc == CUDA_SUCCESS && exec) vgpu_graph_memory_enter(*exec, graph);                     \
+        if (rc == CUDA_SUCCESS && exec) entered(*exec, graph);                                     \
         if (rc == CUDA_SUCCESS) uploaded(graph, params);                                           \
         return rc;                                                                                 \
     }
@@ -104,6 +110,7 @@ INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams_ptsz)
 
 VGPU_EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec) {
     vgpu_graph_memory_leave(exec);
+    vgpu_graph_copies_leave(exec);
     return REAL(cuGraphExecDestroy)(exec);
 }
 

@@ -1,5 +1,6 @@
 /* Launches and the calls by which a program waits for them. */
 #include "cuda_abi.h"
+#include "graph_copies.h"
 #include "graph_memory.h"
 #include "interpose.h"
 #include "local.h"
@@ -82,6 +83,7 @@ VGPU_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUst
 #define GRAPH(symbol, per_thread)                                                                  \
     VGPU_EXPORT CUresult symbol(CUgraphExec graph, CUstream stream) {                              \
         struct vgpu_graph_growth growth;                                                           \
+        vgpu_graph_copies_wait(graph, stream, per_thread);                                         \
         CUresult result = vgpu_graph_memory_begin(&growth, graph, #symbol);                        \
         if (result != CUDA_SUCCESS) return result;                                                 \
         GATED(result, REAL(symbol)(graph, stream), stream, per_thread, vgpu_book_key(graph, 0, 0), \

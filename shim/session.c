@@ -19,7 +19,7 @@
 /* UNKNOWN → ATTACHED | ABSENT | FAILED, once a process (and again in a forked child). */
 enum { UNKNOWN, ATTACHED, ABSENT, FAILED };
 
-#define MAX_FORGETTERS 8
+#define MAX_FORGETTERS 16
 
 static struct vgpu_session session;
 static int status = UNKNOWN;

@@ -30,7 +30,8 @@ bool vgpu_session_failed(void);
 void vgpu_session_event(struct vgpu_session *session, const struct vgpu_event *event);
 
 /* Registers a function to run in a child after fork, before it may attach anew: drop all
- * process-local state of the parent (blocks, streams, watcher). Call from a constructor. At most 8.
+ * process-local state of the parent (blocks, streams, watcher). Call from a constructor. At
+ * most 16.
  */
 void vgpu_session_on_fork(void (*forget)(void));
 
