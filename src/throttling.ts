@@ -81,8 +81,10 @@ export class Throttling {
     if (elapsedNs < minimumNs) return;
     const { waits, throttledNs, launches } = this.#census.totals(index);
     const turns = this.turnsOf(index);
-    this.#reported.set(index, { atNs, waits, throttledNs, launches, chargedNs, turns });
-    if (waits === last.waits && throttledNs === last.throttledNs) return;
+    const isSame = waits === last.waits && throttledNs === last.throttledNs;
+    const told = isSame ? last : { launches, turns }; // what is not told now is told next time
+    this.#reported.set(index, { ...told, atNs, waits, throttledNs, chargedNs });
+    if (isSame) return;
     const realised = ((chargedNs - last.chargedNs) / Math.max(1, Number(elapsedNs))) * 100;
     this.#publish("compute.throttled", uuid, {
       waits: waits - last.waits,

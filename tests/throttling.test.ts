@@ -63,6 +63,7 @@ test("what was held back is told by difference, and only while it changes", asyn
   look();
   look();
   writeBoard(work.path, UUID, [{ path: region.path, sharePpm: 600_000, turns: 9 }]);
+  look(); // nothing was held back: the turns are told with what comes
   holdBack(region, 12, 5_000_000, 350);
   look();
   expect(throttling.turnsOf(0)).toEqual({ turns: 9, stolen: 1, waitedNs: 5000 });
