@@ -1,4 +1,5 @@
-import { appendFileSync, existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { appendFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { findSimulation } from "../../../src/simulation.ts";
 import * as layout from "../../../src/layout.gen.ts";
@@ -70,7 +71,9 @@ const LIMIT_S = 140;
 
 /** Builds the test programs, runs them natively or under vgpu, and leaves no process behind. */
 export class Bench {
-  readonly out: string;
+  readonly #log: string;
+  /** Programs, and files that runs leave to each other; gone when this process ends. */
+  readonly #scratch = mkdtempSync(join(tmpdir(), "vgpu-compute-"));
   readonly sim: boolean;
   /** Windows are this much of what the issue asks; 1 on a card. */
   readonly scale: number;
@@ -83,12 +86,14 @@ export class Bench {
   readonly #shared: string[] = [];
 
   constructor(out: string, sim: boolean, scale: number) {
-    this.out = out;
     this.sim = sim;
     this.scale = scale;
+    this.#log = join(out, "log.txt");
     mkdirSync(out, { recursive: true });
-    const end = () => this.killAll();
-    process.on("exit", end);
+    process.on("exit", () => {
+      this.killAll();
+      rmSync(this.#scratch, { recursive: true, force: true });
+    });
     for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const)
       process.on(signal, () => process.exit(130));
   }
@@ -120,14 +125,12 @@ export class Bench {
   }
 
   file(name: string): string {
-    return join(this.out, name);
+    return join(this.#scratch, name);
   }
 
   /** A path that no other run has. */
   fresh(name: string): string {
-    const path = this.file(`${name}.${++this.#runs}`);
-    rmSync(path, { force: true });
-    return path;
+    return this.file(`${name}.${++this.#runs}`);
   }
 
   /** A path in shared memory, gone when this process ends: only such files can be mapped by the card. */
@@ -272,7 +275,7 @@ export class Bench {
         signalTree(pid, "SIGKILL"); // what it may have left in its group
         this.#children.delete(pid);
         const note = `$ ${words.join(" ")}\n[${code}]\n${stdout}${stderr}\n`;
-        appendFileSync(this.file("log.txt"), note);
+        appendFileSync(this.#log, note);
         return { code, stdout, stderr };
       },
     );

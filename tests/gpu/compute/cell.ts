@@ -7,8 +7,6 @@ export interface Cell {
   what: string;
   /** What it takes on a card, its native runs included. */
   seconds: number;
-  /** Needs `python3` with torch. */
-  torch?: boolean;
   run(bench: Bench, report: Report): Promise<void>;
 }
 

@@ -59,8 +59,7 @@ const nativeOf = (bench: Bench): Promise<Job[]> => {
 const one = (flags: string[]): Cell => ({
   group: GROUP,
   what: `one job, ${flags.join(" ")}`,
-  seconds: 25,
-  torch: true,
+  seconds: 45,
   async run(bench, report) {
     const native = await nativeOf(bench);
     const limited = await run(bench, [flags]);
@@ -81,8 +80,7 @@ const one = (flags: string[]): Cell => ({
 const two: Cell = {
   group: GROUP,
   what: "two jobs, 50 + 50",
-  seconds: 30,
-  torch: true,
+  seconds: 45,
   async run(bench, report) {
     const native = await nativeOf(bench);
     const jobs = await run(bench, [

@@ -48,6 +48,7 @@ describe("spans", () => {
   });
   test("a kernel half in the window counts a half", () => {
     expect(spans.kernelsIn(of([0, 10], [10, 20], [20, 30]), [5, 20])).toBe(1.5);
+    expect(spans.kernelsIn(of([5, 5], [20, 20]), [5, 20])).toBe(1);
   });
   test("a window shrinks to whole periods, unless little would be left", () => {
     const pieces = slices(25, 1e6, 101e6);

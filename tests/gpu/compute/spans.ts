@@ -72,8 +72,10 @@ export function covered(pieces: Piece[], [from, to]: Piece): number {
 export function kernelsIn({ starts, ends }: Spans, [from, to]: Piece): number {
   let sum = 0;
   for (let i = 0; i < starts.length; i++) {
+    const length = ends[i]! - starts[i]!;
     const inside = Math.min(ends[i]!, to) - Math.max(starts[i]!, from);
-    if (inside > 0) sum += inside / (ends[i]! - starts[i]!);
+    if (length > 0) sum += Math.max(0, inside) / length;
+    else sum += starts[i]! >= from && starts[i]! < to ? 1 : 0; // shorter than the clock's tick
   }
   return sum;
 }

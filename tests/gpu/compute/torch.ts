@@ -16,7 +16,6 @@ export const python = (bench: Bench, script: string, seconds: number): string[] 
 interface Line {
   load: string;
   rate: number;
-  launches?: number | null;
   losses?: number[];
 }
 
@@ -44,7 +43,6 @@ const decode: Cell = {
   group: DECODE,
   what: "a transformer step in PyTorch",
   seconds: 88,
-  torch: true,
   async run(bench, report) {
     const words = python(bench, "decode.py", 3);
     const natives = [await run(bench, null, [...words, "--count"])];
@@ -53,11 +51,10 @@ const decode: Cell = {
     natives.push(await run(bench, null, words));
     free.push(await run(bench, [], words));
     const quarter = await run(bench, ["--sm", "25"], words);
-    const launches = byLoad(natives[0]!, "eager").launches;
+    const launches = byLoad(natives[0]!, "launches").rate;
     for (const load of ["eager", "graph"]) {
       const native = best(natives, load);
-      const what =
-        load === "eager" ? `eager, ${launches ?? "?"} launches a token` : "one CUDA graph";
+      const what = load === "eager" ? `eager, ${launches} launches a token` : "one CUDA graph";
       const perLaunch =
         load === "eager" && launches ? `, ${(1e6 / native / launches).toFixed(1)} µs a launch` : "";
       for (const [share, lines] of [
@@ -121,7 +118,6 @@ const train: Cell = {
   group: TRAIN,
   what: "autograd, DataLoader workers, torch.compile, CUDA graph capture",
   seconds: 95,
-  torch: true,
   async run(bench, report) {
     const words = python(bench, "train.py", 3);
     const native = await run(bench, null, words);
