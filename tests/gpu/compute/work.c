@@ -82,18 +82,17 @@ static struct found *found;
 static double begin_s, warm_until_s, until_s;
 static _Atomic uint64_t launched[MAX_THREADS];
 
-#define FUNCTIONS(F)                                                                               \
-    F(cuInit)                                                                                      \
-    F(cuDevicePrimaryCtxRetain)                                                                    \
-    F(cuDevicePrimaryCtxSetFlags_v2)                                                               \
-    F(cuCtxSetCurrent)                                                                             \
-    F(cuCtxSynchronize) F(cuModuleLoadData) F(cuModuleGetFunction) F(cuFuncSetAttribute)           \
-        F(cuDeviceGetAttribute) F(cuMemAlloc_v2) F(cuMemcpyDtoH_v2) F(cuMemsetD8_v2)               \
-            F(cuMemHostAlloc) F(cuMemHostRegister_v2) F(cuMemHostGetDevicePointer_v2)              \
-                F(cuStreamCreate) F(cuStreamSynchronize) F(cuStreamBeginCapture_v2)                \
-                    F(cuStreamEndCapture) F(cuEventCreate) F(cuEventRecord) F(cuEventSynchronize)  \
-                        F(cuEventElapsedTime) F(cuGraphInstantiateWithFlags) F(cuGraphLaunch)      \
-                            F(cuLaunchKernel) F(cuLaunchCooperativeKernel)
+/* clang-format off */
+#define FUNCTIONS(F) \
+    F(cuInit) F(cuDevicePrimaryCtxRetain) F(cuDevicePrimaryCtxSetFlags_v2) \
+    F(cuCtxSetCurrent) F(cuCtxSynchronize) F(cuModuleLoadData) F(cuModuleGetFunction) \
+    F(cuFuncSetAttribute) F(cuDeviceGetAttribute) F(cuMemAlloc_v2) F(cuMemcpyDtoH_v2) \
+    F(cuMemsetD8_v2) F(cuMemHostAlloc) F(cuMemHostRegister_v2) \
+    F(cuMemHostGetDevicePointer_v2) F(cuStreamCreate) F(cuStreamSynchronize) \
+    F(cuStreamBeginCapture_v2) F(cuStreamEndCapture) F(cuEventCreate) F(cuEventRecord) \
+    F(cuEventSynchronize) F(cuEventElapsedTime) F(cuGraphInstantiateWithFlags) \
+    F(cuGraphLaunch) F(cuLaunchKernel) F(cuLaunchCooperativeKernel)
+/* clang-format on */
 static struct {
 #define DECLARE(name) typeof(&name) name;
     FUNCTIONS(DECLARE)
