@@ -12,7 +12,7 @@ export interface Row {
 }
 
 /** Groups of which also the mean error has a bar (points). */
-const MEAN_BARS: Record<string, number> = { "one session": 0.5 };
+const MEAN_BARS: Record<string, number> = { "one session": 0.5, "several sessions": 0.5 };
 
 export const percent = (value: number): string => `${value.toFixed(2)} %`;
 export const ms = (ns: number): string => `${(ns / 1e6).toFixed(2)} ms`;
