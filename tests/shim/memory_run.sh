@@ -42,6 +42,19 @@ on_sim() {
     grep -c '^ok' "$out/log" | sed 's/$/ checks/'
 }
 
+# NVML's lists as the simulated card has none: another NVML, in front of the simulated one.
+lists() {
+    echo "# memory_lists (an NVML of its own)"
+    mkdir -p "$out/nvml"
+    "$cc" $flags -fPIC -shared -fvisibility=hidden -DLIBRARY memory_lists.c -o "$out/nvml/libnvidia-ml.so.1" \
+        -Wl,-soname,libnvidia-ml.so.1
+    "$cc" $flags memory_lists.c -o "$out/memory_lists" -L"$out/nvml" -l:libnvidia-ml.so.1
+    "$out/make_region" "$out/region" 0x100000000
+    VGPU_REGION="$out/region" LD_LIBRARY_PATH="$out/nvml:$SIM" LD_PRELOAD="$out/shim.so" \
+        timeout -k 1 60 "$out/memory_lists" >"$out/log" 2>&1 || { cat "$out/log"; status=1; }
+    grep -c '^ok' "$out/log" | sed 's/$/ checks/'
+}
+
 # The GPU check's program (tests/gpu) on the simulated card: each path alone up to the limit, twice.
 in_session() {
     VGPU_SIM_DIR="$out/state.$1" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$SIM" LD_PRELOAD="$out/shim.so" \
@@ -89,6 +102,7 @@ if [ "$what" != pure ] && [ -n "${SIM:-}" ]; then
     on_sim memory_paths 0x100000000
     on_sim memory_closed none
     on_sim memory_nvml 0x100000000
+    lists
     on_sim memory_exec 0x100000000
     on_sim memory_kinds 0x100000000
     on_sim memory_lives 0x100000000
