@@ -139,6 +139,84 @@ static void exports(char *self) {
     equal(charged(region), own, "refunded at once");
 }
 
+/* --- virtual memory, handed over as a descriptor --- */
+
+static const CUmemAllocationProp shareable = {.type = CU_MEM_ALLOCATION_TYPE_PINNED,
+                                              .requestedHandleTypes =
+                                                  CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR,
+                                              .location = {CU_MEM_LOCATION_TYPE_DEVICE, 0}};
+
+/* Maps 1 GiB that descriptor 3 stands for; says so on 1 and keeps it until 0 is closed. */
+static int import_virtual(void) {
+    CUmemGenericAllocationHandle handle;
+    CUdeviceptr at;
+    char byte = 0;
+    if (start() || cuMemImportFromShareableHandle(&handle, (void *)3,
+                                                  CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR))
+        return 1;
+    if (cuMemAddressReserve(&at, GiB, 0, 0, 0) || cuMemMap(at, GiB, 0, handle, 0)) return 2;
+    if (write(1, &byte, 1) != 1 || read(0, &byte, 1) < 0) return 3;
+    return cuMemUnmap(at, GiB) || cuMemRelease(handle) ? 4 : 0;
+}
+
+/* Makes 1 GiB, hands it to a process that it starts, and waits to be killed. */
+static int export_and_die(char *self) {
+    CUmemGenericAllocationHandle handle;
+    int fd;
+    if (start() || cuMemCreate(&handle, GiB, &shareable, 0) ||
+        cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0))
+        return 1;
+    dup2(fd, 3);
+    if (fork() == 0) execl(self, self, "import virtual", (char *)NULL);
+    for (;;) pause();
+}
+
+static void shared_virtual_memory(char *self) {
+    int to[2], from[2], fd, status;
+    CUmemGenericAllocationHandle handle;
+    CUdeviceptr p;
+    char byte;
+    uint64_t own = charged(region);
+    if (pipe2(to, O_CLOEXEC) || pipe2(from, O_CLOEXEC)) abort();
+    works(cuMemCreate(&handle, GiB, &shareable, 0), "1 GiB of virtual memory");
+    works(cuMemExportToShareableHandle(&fd, handle, CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR, 0),
+          "exported");
+    pid_t child = fork();
+    if (child == 0) {
+        dup2(to[0], 0);
+        dup2(from[1], 1);
+        dup2(fd, 3);
+        execl(self, self, "import virtual", (char *)NULL);
+        _exit(127);
+    }
+    equal((uint64_t)read(from[0], &byte, 1), 1, "imported and mapped");
+    const uint64_t both = own + 518 * MiB;
+    equal(charged(region), both + GiB, "charged once");
+    works(cuMemRelease(handle), "the exporter releases it");
+    equal(charged(region), both + GiB, "the importer keeps it: still charged");
+    equal(cuMemAlloc_v2(&p, 3 * GiB), CUDA_ERROR_OUT_OF_MEMORY, "and nobody gets it");
+    close(to[1]);
+    waitpid(child, &status, 0);
+    equal((uint64_t)status, 0, "unmapped and released");
+    works(cuMemAlloc_v2(&p, 3 * GiB), "once nobody can have it, it is free");
+    works(cuMemFree_v2(p), "free");
+    close(fd);
+
+    if (pipe2(to, O_CLOEXEC)) abort();
+    pid_t exporter = run(self, "export and die", to[0], from[1]);
+    equal((uint64_t)read(from[0], &byte, 1), 1, "another exporter and its importer");
+    equal(charged(region), own + 2 * 518 * MiB + GiB, "charged once");
+    kill(exporter, SIGKILL);
+    waitpid(exporter, NULL, 0);
+    vgpu_slot_reap(region);
+    equal(charged(region), listed(), "the exporter gone: what NVML lists");
+    close(to[0]);
+    close(to[1]);
+    for (double end = now_s() + 10; now_s() < end && charged(region) != own; usleep(1000))
+        vgpu_slot_reap(region);
+    equal(charged(region), own, "no byte is lost");
+}
+
 static int second(void) {
     CUdeviceptr p;
     size_t left, total;
@@ -223,6 +301,8 @@ static void ends(char *self) {
 
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "import") == 0) return import();
+    if (argc > 1 && strcmp(argv[1], "import virtual") == 0) return import_virtual();
+    if (argc > 1 && strcmp(argv[1], "export and die") == 0) return export_and_die(argv[0]);
     if (argc > 1 && strcmp(argv[1], "second") == 0) return second();
     if (argc > 2 && strcmp(argv[1], "take") == 0) return take(argv[2]);
     region = session_region();
@@ -230,6 +310,7 @@ int main(int argc, char **argv) {
     reused_pids();
     no_supervisor();
     exports(argv[0]);
+    shared_virtual_memory(argv[0]);
     two_sessions(argv[0]);
     ends(argv[0]);
     return failures != 0;
