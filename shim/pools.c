@@ -105,6 +105,7 @@ void vgpu_pools_refresh(void) {
     uint32_t count = vgpu_load_acquire(&pools_used);
     bool more = false;
     for (uint32_t i = 0; i < count; i++) more |= refresh_one(&pools[i]);
+    if (more && !frees) vgpu_pools_mark_dirty(); /* freed by a call that did not say so */
     /* Clean only if nothing was freed meanwhile. */
     if (!more) vgpu_cas_acq_rel(&vgpu_pools_frees, &frees, UINT64_C(0));
 }
