@@ -43,6 +43,10 @@ static void queries(void) {
     works(cuMemGetInfo_v2(&left, &total), "cuMemGetInfo_v2");
     equal(total, LIMIT, "total is the limit");
     equal(left, LIMIT - CONTEXT, "free is what is left");
+    works(cuDeviceTotalMem_v2(&total, 0), "cuDeviceTotalMem_v2");
+    equal(total, LIMIT, "is the limit");
+    equal(cuMemGetInfo_v2(NULL, &total), REAL_FUNCTION(cuMemGetInfo_v2)(NULL, &total),
+          "no place for an answer: the driver's answer");
     region->devices[0].mem_limit = 100 * MiB;
     works(cuMemGetInfo_v2(&left, &total), "limit lowered below use");
     equal(left, 0, "free is 0");
@@ -52,6 +56,8 @@ static void queries(void) {
     region->devices[0].mem_limit = VGPU_NO_LIMIT;
     works(cuMemGetInfo_v2(&left, &total), "no limit");
     check(total > LIMIT, "shows the card", total, 0);
+    works(cuDeviceTotalMem_v2(&total, 0), "cuDeviceTotalMem_v2");
+    check(total > LIMIT, "too", total, 0);
     region->devices[0].mem_limit = LIMIT;
 }
 
@@ -108,6 +114,9 @@ static void full(void) {
     equal(record->value[1], charged(region), "what was used");
     equal(record->value[2], LIMIT, "the limit");
     equal(record->pid, (uint64_t)getpid(), "the process");
+    void *host;
+    works(cuMemHostAlloc(&host, 64 * MiB, 0), "host memory is none of its business");
+    works(cuMemFreeHost(host), "free");
     CUcontext extra = (CUcontext)77;
     equal(cuCtxCreate_v2(&extra, 0, 0), CUDA_ERROR_OUT_OF_MEMORY, "a context does not fit either");
     check(extra == (CUcontext)77, "output not touched", 0, 0);

@@ -105,6 +105,7 @@ if [ "$what" != pure ] && [ -n "${SIM:-}" ]; then
     lists
     on_sim memory_exec 0x100000000
     on_sim memory_kinds 0x100000000
+    on_sim memory_cards 0x100000000
     on_sim memory_lives 0x100000000
     fills 0x40000000
     fills 0x100000000
