@@ -7,10 +7,6 @@
 #include "slot.h"
 #include "wait.h"
 
-#define LOOK_AROUND_NS UINT64_C(1000000000)
-
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
 static const struct vgpu_header *header_of(const struct vgpu_rota *rota) {
     return &rota->session->region->header;
 }
@@ -155,13 +151,4 @@ void vgpu_rota_leave(struct vgpu_rota *rota, uint64_t now_ns) {
     uint64_t end = vgpu_rota_end_ns(rota, now_ns);
     release(rota, end != UINT64_MAX && now_ns + VGPU_GATE_PAUSE_NS < end, now_ns);
     rota->in_turn = false;
-}
-
-uint64_t vgpu_rota_look_around(struct vgpu_rota *rota, uint64_t now_ns) {
-    if (!vgpu_seat_has_company(&rota->place)) return 0;
-    if (now_ns >= rota->looked_ns + LOOK_AROUND_NS) {
-        rota->looked_ns = now_ns;
-        vgpu_seat_reap(&rota->place);
-    }
-    return later(rota->looked_ns + LOOK_AROUND_NS, now_ns);
 }

@@ -16,7 +16,6 @@ struct vgpu_rota {
     uint32_t epoch;      /* of the turn that covers our slice; 0 = none */
     bool in_turn;        /* our slice was opened with a turn: it is charged to our seat */
     bool company;        /* another session was active when our slice was opened */
-    uint64_t looked_ns;  /* when the board was last searched for the dead */
     uint64_t start_time; /* our process's, see turn.h */
 };
 
@@ -58,9 +57,5 @@ void vgpu_rota_leave(struct vgpu_rota *rota, uint64_t now_ns);
 
 /* The turn that a dead or robbed process of our own session has left behind, if it has. */
 void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t now_ns);
-
-/* Once a second while other sessions are seated: frees the seats of the dead. Returns when to call
- * again, 0 = while we are alone, never. */
-uint64_t vgpu_rota_look_around(struct vgpu_rota *rota, uint64_t now_ns);
 
 #endif

@@ -132,19 +132,19 @@ static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_sl
 /* Opens a slice if the schedule, the other processes and the other sessions allow it now. */
 static bool open_slice(struct vgpu_pace *pace, struct vgpu_gate_slice *slice, uint64_t now_ns,
                        uint64_t request_ns, uint64_t *until_ns) {
-    pace->gate = vgpu_rota_gate(&pace->rota, pace->gate, now_ns);
+    const struct vgpu_gate gate = vgpu_rota_gate(&pace->rota, pace->gate, now_ns);
     bool bursting;
-    uint64_t next = vgpu_gate_next(pace->gate, now_ns, &bursting);
+    uint64_t next = vgpu_gate_next(gate, now_ns, &bursting);
     struct waiting waiting = slots_used(pace) > 1 ? count_waiting(pace) : (struct waiting){0};
     *until_ns = next + YIELD_NS * earlier(waiting.before_us, 8);
     if (next == 0 || *until_ns > now_ns) {
         vgpu_rota_withdraw(&pace->rota);
         if (next == 0)
-            *until_ns = vgpu_gate_look(pace->gate, slice) ? wait_for_other(pace, slice, now_ns) : 0;
+            *until_ns = vgpu_gate_look(gate, slice) ? wait_for_other(pace, slice, now_ns) : 0;
         return false;
     }
     if (!vgpu_rota_take(&pace->rota, bursting, now_ns, until_ns)) return false;
-    if (vgpu_gate_ask(pace->gate, now_ns, request_ns, slice) != VGPU_GATE_OPENED) {
+    if (vgpu_gate_ask(gate, now_ns, request_ns, slice) != VGPU_GATE_OPENED) {
         vgpu_rota_leave(&pace->rota, now_ns);
         *until_ns = now_ns;
         return false;

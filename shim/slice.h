@@ -16,7 +16,7 @@
 struct vgpu_pace {
     struct vgpu_session *session;
     struct vgpu_use *use;  /* our line in the region */
-    struct vgpu_gate gate; /* as it was when our slice was opened */
+    struct vgpu_gate gate; /* as if we were alone: see vgpu_rota_gate */
     struct vgpu_rota rota; /* our session among the others */
     uint32_t device;
     struct vgpu_track *tracks;

@@ -5,20 +5,36 @@
 #include <signal.h>
 
 #include "atomics.h"
+#include "seat.h"
 #include "slice.h"
 #include "wait.h"
 
 #define ASLEEP_NS UINT64_C(10000000000) /* deadline of a sleep with nothing to do */
+#define LOOK_AROUND_NS UINT64_C(1000000000)
+
+/* Frees the seats of sessions that have gone. Returns when to look again: soon while others are
+ * seated, else when the bell has not rung for long. */
+static uint64_t look_around(struct vgpu_pace *pace, uint64_t *looked_ns) {
+    uint64_t now = vgpu_now_ns();
+    pthread_mutex_lock(&pace->lock);
+    const struct vgpu_place_on_board place = pace->rota.place;
+    pthread_mutex_unlock(&pace->lock);
+    if (!vgpu_seat_has_company(&place)) return now + ASLEEP_NS;
+    if (now < *looked_ns + LOOK_AROUND_NS) return *looked_ns + LOOK_AROUND_NS;
+    *looked_ns = now;
+    vgpu_seat_reap(&place);
+    return now + LOOK_AROUND_NS;
+}
 
 static void *watch(void *argument) {
     struct vgpu_pace *pace = argument;
     uint32_t *bell = vgpu_pace_bell(pace);
+    uint64_t looked_ns = 0;
     for (;;) {
         uint32_t heard = vgpu_load_acquire(bell);
         uint64_t again = vgpu_pace_tend(pace);
-        uint64_t around = again ? 0 : vgpu_rota_look_around(&pace->rota, vgpu_now_ns());
         if (again) vgpu_wait_until(again);
-        else vgpu_wait_word(bell, heard, around ? around : vgpu_now_ns() + ASLEEP_NS);
+        else vgpu_wait_word(bell, heard, look_around(pace, &looked_ns));
     }
     return NULL;
 }

@@ -141,6 +141,7 @@ export class Census {
       if (region.load32(at + device.state) !== layout.DEVICE.READY) continue;
       mix(at + device.charged_ns);
       mix(at + device.mem_limit);
+      mix(at + device.share_ppm);
       for (let place = 0; place < used; place++) {
         mix(slotOffset(place) + slot.owner);
         mix(useOffset(place, index) + use.charged_bytes);

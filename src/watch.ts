@@ -5,6 +5,7 @@ import type { Census, DeviceState, Member } from "./census.ts";
 import type { EventFeed } from "./events.ts";
 import { header } from "./layout.gen.ts";
 import { monotonicNs } from "./libc.ts";
+import { LimitChanges } from "./limit-changes.ts";
 import type { Listing } from "./lister.ts";
 import { PressureWatch } from "./pressure.ts";
 import { isPresent } from "./process.ts";
@@ -50,6 +51,7 @@ export class Watch {
   readonly #audit: Audit;
   readonly #pressure: PressureWatch;
   readonly #throttling: Throttling;
+  readonly #limitChanges: LimitChanges;
   /** Processes that said goodbye themselves. */
   readonly cleanExits = new Set<number>();
   readonly #note: (text: string) => void;
@@ -80,6 +82,7 @@ export class Watch {
     this.#audit = new Audit(region, feed, target);
     this.#pressure = new PressureWatch(region, feed, () => signalPressure(region));
     this.#throttling = new Throttling(region, census, feed, note);
+    this.#limitChanges = new LimitChanges(feed, note);
     this.#note = note;
   }
 
@@ -131,6 +134,7 @@ export class Watch {
     this.#pressure.look([...this.#census.members.values()], devices, Number(monotonicNs()));
     if (isActive || moved !== null || this.#isAuditDue() || !this.#audit.isSettled)
       this.#startAudit();
+    this.#limitChanges.look(devices, [...this.#census.members.values()]);
     for (const device of devices) this.#checkLimit(device);
     this.#throttling.look();
     return moved;

@@ -148,6 +148,9 @@ const steps: Record<string, () => Promise<void>> = {
   async pacing() {
     count("tests/shim/pace_run.sh", await run(["bash", "tests/shim/pace_run.sh"]));
   },
+  async turns() {
+    count("tests/shim/turn_run.sh", await run(["bash", "tests/shim/turn_run.sh"]));
+  },
   async coverage() {
     if (existsSync(join(root, "tests/shim/coverage.sh")))
       count("tests/shim/coverage.sh", await run(["bash", "tests/shim/coverage.sh"]));

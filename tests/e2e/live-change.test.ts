@@ -1,0 +1,75 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { device, header } from "../../src/layout.gen.ts";
+import { deviceOffset, Region } from "../../src/region.ts";
+import { findFaults } from "../fixtures/event-schema.ts";
+import { folder, PLAIN, ROOT } from "../vgpu.ts";
+
+const MIB = 1024 ** 2;
+const work = folder();
+const hold = join(work.path, "hold");
+afterAll(() => work[Symbol.dispose]());
+
+beforeAll(() => {
+  const source = join(ROOT, "tests/fixtures/hold.c");
+  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", hold, "-ldl"]);
+  expect(stderr.toString()).toBe("");
+}, 60_000);
+
+/** Waits for the script to have made a file; it makes nothing half. */
+async function appearance(path: string): Promise<void> {
+  const deadline = Date.now() + 15_000;
+  while (!existsSync(path) && Date.now() < deadline) await Bun.sleep(10);
+  expect(existsSync(path)).toBe(true);
+}
+
+test("memory lowered below use: nothing is taken, nothing more is given, and it is said", async () => {
+  const state = join(work.path, "machine");
+  mkdirSync(state);
+  const file = (name: string) => join(work.path, name);
+  // The first holds a context of 518 MiB and 512 MiB more; others come when the limit has changed.
+  const script = `
+    ${hold} 256 2 30 >${file("first")} & first=$!
+    until [ -s ${file("first")} ]; do sleep 0.02; done
+    echo "$VGPU_REGION" >${file("region.new")}; mv ${file("region.new")} ${file("region")}
+    until [ -e ${file("lowered")} ]; do sleep 0.02; done
+    ${hold} 64 1 0 >${file("second")} 2>&1
+    touch ${file("refused")}
+    until [ -e ${file("raised")} ]; do sleep 0.02; done
+    ${hold} 64 1 0 >${file("third")} 2>&1
+    kill $first; wait; exit 0`;
+  const words = ["run", "--sim", "--events", "json", "--mem", "2g", "--", "sh", "-c", script];
+  const child = Bun.spawn([join(ROOT, "bin/vgpu"), ...words], {
+    env: { ...PLAIN, VGPU_SIM_DIR: state },
+    stdin: "ignore",
+    stdout: "inherit",
+    stderr: "pipe",
+  });
+  const said = new Response(child.stderr).text();
+  await appearance(file("region"));
+  const region = new Region(readFileSync(file("region"), "utf8").trim());
+  const limit = (bytes: number) => {
+    region.store64(deviceOffset(0) + device.mem_limit, BigInt(bytes));
+    region.store32(header.limits_version, region.load32(header.limits_version) + 1);
+  };
+  limit(600 * MIB);
+  writeFileSync(file("lowered"), "");
+  await appearance(file("refused"));
+  await Bun.sleep(2600); // the supervisor glances that often
+  limit(4096 * MIB);
+  writeFileSync(file("raised"), "");
+  expect(await child.exited).toBe(0);
+
+  expect(readFileSync(file("first"), "utf8")).toContain("held 2 refused 0");
+  expect(readFileSync(file("second"), "utf8")).not.toContain("held 1");
+  expect(readFileSync(file("third"), "utf8")).toContain("held 1 refused 0");
+  const lines = (await said).split("\n");
+  expect(lines.join("\n")).toMatch(
+    /^vgpu: the limit on GPU-.* is now 600 MiB, below the 1030 MiB /m,
+  );
+  const events = lines.filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
+  for (const event of events) expect(findFaults(event)).toEqual([]);
+  const changes = events.filter(({ kind }) => kind === "limit.changed");
+  expect(changes[0]).toMatchObject({ limit_bytes: 600 * MIB, used_bytes: 1030 * MIB });
+}, 60_000);
