@@ -44,6 +44,7 @@ static bool look_around(struct vgpu_region *region) {
         struct vgpu_place_on_board place = vgpu_seat_taken(i);
         vgpu_seat_update(&place, region, i);
         bool others = vgpu_seat_has_company(&place) &&
+                      vgpu_load_relaxed(&place.board->header.mode) != VGPU_BOARD_SPATIAL &&
                       vgpu_load_relaxed(&region->header.throttle) != VGPU_THROTTLE_STRICT;
         vgpu_store_relaxed(&company[i], others);
         any |= others;

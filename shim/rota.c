@@ -11,8 +11,10 @@ static const struct vgpu_header *header_of(const struct vgpu_rota *rota) {
     return &rota->session->region->header;
 }
 
+/* On a card in spatial mode sessions have SMs of their own and run side by side. */
 static bool takes_turns(const struct vgpu_rota *rota) {
     return rota->place.board &&
+           vgpu_load_relaxed(&rota->place.board->header.mode) != VGPU_BOARD_SPATIAL &&
            vgpu_load_relaxed(&header_of(rota)->throttle) != VGPU_THROTTLE_STRICT;
 }
 
@@ -140,11 +142,11 @@ static void bury_overlap(const struct vgpu_rota *rota) {
         vgpu_turn_bury_overlap(&rota->place);
 }
 
-uint64_t vgpu_rota_settle(struct vgpu_rota *rota, uint64_t open_ns, uint64_t drained_ns) {
-    if (!rota->in_turn) return drained_ns - open_ns;
+uint64_t vgpu_rota_settle(struct vgpu_rota *rota, uint64_t begun_ns, uint64_t drained_ns) {
+    if (!rota->in_turn) return drained_ns - begun_ns;
     bool robbed = rota->epoch && !vgpu_turn_holds(&rota->place, rota->epoch);
     if (!robbed) bury_overlap(rota);
-    return vgpu_turn_settle(&rota->place, open_ns, drained_ns, robbed);
+    return vgpu_turn_settle(&rota->place, begun_ns, drained_ns, robbed);
 }
 
 void vgpu_rota_leave(struct vgpu_rota *rota, uint64_t now_ns) {

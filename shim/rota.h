@@ -48,9 +48,9 @@ void vgpu_rota_beat(const struct vgpu_rota *rota, uint64_t now_ns);
 /* Lets the next session in now, just before our work has drained: the slice stays open. */
 void vgpu_rota_hand_over(struct vgpu_rota *rota, uint64_t now_ns);
 
-/* Our slice ran from open_ns to drained_ns. Returns how much of that is to be charged (turn.h).
+/* Our slice ran from begun_ns to drained_ns. Returns how much of that is to be charged (turn.h).
  * Call before the gate's close. */
-uint64_t vgpu_rota_settle(struct vgpu_rota *rota, uint64_t open_ns, uint64_t drained_ns);
+uint64_t vgpu_rota_settle(struct vgpu_rota *rota, uint64_t begun_ns, uint64_t drained_ns);
 
 /* Gives the turn up, after the gate's close, and rings for those who wait. */
 void vgpu_rota_leave(struct vgpu_rota *rota, uint64_t now_ns);

@@ -238,21 +238,22 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     /* The charge begins when the first launch call has returned: until then the GPU stood idle,
      * waiting for a thread that had just been woken. */
     uint64_t lead = earlier(minus(pace->begun_ns, slice.open_ns), VGPU_GATE_PAUSE_NS);
-    uint64_t drained = later(minus(earlier(drained_ns, vgpu_now_ns()), lead), slice.open_ns);
-    if (!pace->started) drained = slice.open_ns;
+    uint64_t begun = slice.open_ns + lead;
+    uint64_t drained = later(earlier(drained_ns, vgpu_now_ns()), begun);
+    if (!pace->started) drained = begun;
     pace->joined = false;
-    vgpu_add_relaxed(&use->busy_ns, drained - slice.open_ns);
+    vgpu_add_relaxed(&use->busy_ns, drained - begun);
     vgpu_store_release(&use->gate_drained_ns, drained);
     uint64_t busy = slice.epoch;
     if (!vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0))) {
         /* Robbed: the slice was charged up to the robbery. While our work overlapped with the
          * session's next slices each pays half. A process that was stopped finds out long after. */
-        uint64_t overlapped = minus(drained, later(robbed_ns, slice.open_ns));
+        uint64_t overlapped = minus(drained, later(robbed_ns, begun));
         vgpu_gate_charge(pace->gate, earlier(overlapped, pace->slice_flight_ns) / 2);
         pace->rota.epoch = 0; /* who robbed us has freed the turn as well */
         return;
     }
-    uint64_t charge = vgpu_rota_settle(&pace->rota, slice.open_ns, drained);
+    uint64_t charge = vgpu_rota_settle(&pace->rota, begun, drained);
     charge = vgpu_class_weigh(&pace->session->region->header, pace->slice_class_ns, charge);
     vgpu_gate_close(pace->gate, slice.epoch, slice.open_ns + charge);
     if (is_wanted_inside(pace, slice.epoch)) vgpu_wake_word(pace->rota.bell);
@@ -311,8 +312,9 @@ static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t 
 
 /* The next holder's wake-up can hide behind the rest of our work, if we know how long that is. */
 static bool may_hand_over(const struct vgpu_pace *pace, uint64_t now_ns) {
-    return pace->joined && pace->started && pace->drain_error_ns < GOOD_NS &&
-           now_ns + HAND_OVER_NS >= pace->flight_end_ns && vgpu_rota_is_wanted(&pace->rota);
+    bool good = pace->drain_error_ns && pace->drain_error_ns < GOOD_NS; /* 0: not known yet */
+    return pace->joined && pace->started && good && now_ns + HAND_OVER_NS >= pace->flight_end_ns &&
+           vgpu_rota_is_wanted(&pace->rota);
 }
 
 bool vgpu_slice_close_step(struct vgpu_pace *pace) {

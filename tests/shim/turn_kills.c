@@ -118,9 +118,10 @@ static uint64_t recovery(int disaster, uint64_t kernel_ns) {
         struct tenant *victim = add_tenant(world, 50, kernel_ns);
         struct tenant *other = add_tenant(world, 50, kernel_ns);
         run_world(world, START + 300 * MS + draw(world, 50 * MS), NULL);
-        while (!victim->epoch || !vgpu_turn_holds(&victim->place, victim->epoch) ||
-               other->state != ASKING || !other->ready_ns)
+        while (!has_turn(victim) || other->state != ASKING || !other->ready_ns) {
             run_world(world, world->now + 100 * US, NULL);
+            if (world->now > START + 10 * SECOND) return NEVER; /* they do not alternate */
+        }
         uint64_t from = world->now, turns = world->board.seats[1].turns;
         if (disaster == 0) die(world, victim);
         if (disaster == 1) victim->stopped_until = NEVER - SECOND;

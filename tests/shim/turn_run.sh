@@ -68,6 +68,15 @@ within "a newcomer beside an unlimited session" "$(percent b)" 50 6
 within "the unlimited session, before, beside and after" "$(percent a)" 75 8
 
 fresh
+session a 500000; session b 500000
+load a --seconds 3 >"$out/a1.json" &
+load a --seconds 3 >"$out/a2.json" &
+load b --seconds 3 >"$out/b.json" &
+wait
+within "two processes at 50 % beside another session" "$(awk "BEGIN { print $(percent a1) + $(percent a2) }")" 49 6
+within "the other session" "$(percent b)" 49 6
+
+fresh
 session a 250000; session b 500000
 "$out/make_region" set "$out/a" burst_ppm 1000000
 load a --seconds 4 >"$out/a.json" &

@@ -128,6 +128,20 @@ static void test_burst(void) {
     free(world);
 }
 
+/* The wish of a session that died waiting is waited for once, not for ever. */
+static void test_dead_wish(void) {
+    struct world *world = new_world(17);
+    struct tenant *one = add_tenant(world, 50, 500 * US);
+    struct tenant *other = add_tenant(world, 50, 500 * US);
+    world->board.turn.turn_wanted = UINT64_C(1) << 5;
+    run_world(world, START + 20 * SECOND, NULL);
+    check(world->board.turn.turn_wanted >> 5 == 0, "a dead session's wish is passed over", 0, 0);
+    check(percent(one, 20 * SECOND) + percent(other, 20 * SECOND) >= 99,
+          "and costs the others nothing", percent(one, 20 * SECOND) + percent(other, 20 * SECOND),
+          99);
+    free(world);
+}
+
 /* Two sessions without a share: the weight decides. */
 static void test_weight(void) {
     struct world *world = new_world(13);
@@ -148,6 +162,7 @@ int main(void) {
     test_small_demand();
     test_unlimited();
     test_burst();
+    test_dead_wish();
     test_weight();
     return failures != 0;
 }
