@@ -401,8 +401,10 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     uint64_t again = 0;
     if (pace->joined && pace->slice.epoch == slice.epoch) {
         bool drained = vgpu_slice_flight(pace, now) == 0 && pace->started;
+        /* While the program goes on launching there is nothing to give up. */
+        uint64_t pause = quiet ? 0 : VGPU_GATE_PAUSE_NS;
         again = drained ? pace->drained_ns + VGPU_GATE_PAUSE_NS
-                        : later(pace->flight_end_ns, now + TEND_NS);
+                        : later(pace->flight_end_ns + pause, now + TEND_NS + pause);
         if (drained && now >= again) {
             vgpu_slice_leave(pace, pace->drained_ns);
             again = 0;

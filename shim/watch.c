@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
 
 #include "atomics.h"
 #include "seat.h"
@@ -30,6 +31,7 @@ static void *watch(void *argument) {
     struct vgpu_pace *pace = argument;
     uint32_t *bell = vgpu_pace_bell(pace);
     uint64_t looked_ns = 0;
+    prctl(PR_SET_TIMERSLACK, 1UL); /* once for all: this thread is ours */
     for (;;) {
         uint32_t heard = vgpu_load_acquire(bell);
         uint64_t again = vgpu_pace_tend(pace);
