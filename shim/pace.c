@@ -354,6 +354,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (never_waits && pace->joined) step = ADMIT;
         if (step == ADMIT) submit(pace, passage, flight, now);
         pace->looked |= step == LOOK;
+        bool named = passage->entry->named;
         pthread_mutex_unlock(&pace->lock);
         if (step == ADMIT) {
             if (held_since) note_wait(pace, now - held_since);
@@ -365,7 +366,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             passage->pace = NULL;
             return;
         }
-        if (!passage->entry->named) {
+        if (!named) {
             /* Only a launch that is to be held back is worth the question. */
             bool communicates = vgpu_class_is_communication(function);
             pthread_mutex_lock(&pace->lock);
