@@ -10,7 +10,8 @@ static __device__ unsigned long long now_ns() {
 }
 
 // `turns` dependent multiplications in every thread. Work, not time: a kernel that the driver takes off
-// the card does nothing meanwhile. Block 0 notes when it ran.
+// the card does nothing meanwhile. Block 0 notes when it ran. The result is used (as if it could pass
+// the capacity's top bits), or the assembler would drop the loop.
 extern "C" __global__ void spin(unsigned long long turns, Span *spans, unsigned long long *count,
                                 unsigned long long capacity) {
     unsigned long long begin = now_ns();
@@ -18,6 +19,7 @@ extern "C" __global__ void spin(unsigned long long turns, Span *spans, unsigned 
 #pragma unroll 1
     for (unsigned long long i = 0; i < turns; i++)
         asm volatile("mad.lo.u32 %0, %0, 1664525, 1013904223;" : "+r"(x));
+    if ((unsigned long long)x << 32 == ~capacity) *count = 0;
     if (blockIdx.x == 0 && threadIdx.x == 0) {
         unsigned long long slot = atomicAdd(count, 1ULL);
         if (slot < capacity) {
