@@ -193,6 +193,30 @@ void vgpu_blocks_drop_owner(uint32_t owner, uint64_t *bytes) {
     }
 }
 
+static bool list_shard(const struct table *table, uint32_t owner, uint64_t **list,
+                       uint64_t *count) {
+    uint64_t *longer = realloc(*list, (*count + table->count) * sizeof **list);
+    if (!longer) return false;
+    *list = longer;
+    for (uint64_t i = 0; i < table->size; i++)
+        if (table->entries[i].key && table->entries[i].owner == owner)
+            longer[(*count)++] = table->entries[i].key;
+    return true;
+}
+
+uint64_t *vgpu_blocks_list(uint32_t owner, uint64_t *count) {
+    uint64_t *list = NULL;
+    *count = 0;
+    for (int i = 0; i < SHARDS; i++) {
+        pthread_mutex_lock(&shards[i].lock);
+        bool listed =
+            !shards[i].pointers.count || list_shard(&shards[i].pointers, owner, &list, count);
+        pthread_mutex_unlock(&shards[i].lock);
+        if (!listed) break;
+    }
+    return list;
+}
+
 void vgpu_blocks_forget(void) {
     for (int i = 0; i < SHARDS; i++) {
         /* Another thread of the parent may have held it at the fork; its table may be half

@@ -46,6 +46,10 @@ uint64_t vgpu_blocks_return(const struct vgpu_block *block);
 /* Forgets everything that the context owns; bytes[device] += what it held. */
 void vgpu_blocks_drop_owner(uint32_t owner, uint64_t *bytes);
 
+/* The addresses of what the context owns, to be freed by the caller with free(); NULL and 0:
+ * nothing, or no host memory. */
+uint64_t *vgpu_blocks_list(uint32_t owner, uint64_t *count);
+
 /* Forgets everything: after fork, in the child. */
 void vgpu_blocks_forget(void);
 

@@ -1,5 +1,7 @@
 #include "context.h"
 
+#include <stdlib.h>
+
 #include "arrays.h"
 #include "atomics.h"
 #include "blocks.h"
@@ -13,6 +15,7 @@
 #include "modules.h"
 #include "packs.h"
 #include "pace.h"
+#include "partition.h"
 #include "seat.h"
 
 #define ORDINALS 64
@@ -41,6 +44,7 @@ static void forget_in_child(void) {
     vgpu_graph_memory_forget();
     vgpu_local_forget();
     vgpu_exports_forget();
+    vgpu_partition_forget();
 }
 
 __attribute__((constructor)) static void register_fork(void) {
@@ -139,8 +143,8 @@ static CUresult learn_primary(const struct vgpu_place *place, CUcontext context,
     uint64_t charge;
     CUresult rc = reserve(place, api, &charge);
     if (rc == CUDA_SUCCESS) {
-        enter(place, context, charge);
         vgpu_store_relaxed(&primary->handle, context);
+        enter(place, context, charge);
     }
     vgpu_store_release(&primary->state, (uint32_t)(rc == CUDA_SUCCESS ? PRESENT : ABSENT));
     return rc;
@@ -171,6 +175,114 @@ CUresult vgpu_context_seen(CUcontext context) {
     return vgpu_context_seen_by(context, "cuCtxSetCurrent");
 }
 
+/* --- spatial mode --- */
+
+/* The view of a primary context that has been charged. */
+static CUresult view_of(CUdevice ordinal, CUcontext primary, CUcontext *view) {
+    bool made;
+    CUresult rc = vgpu_partition_view(ordinal, primary, view, &made);
+    if (rc == CUDA_SUCCESS && made) vgpu_context_enter_free(*view, ordinal);
+    return rc;
+}
+
+CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *inside) {
+    struct vgpu_context known;
+    CUdevice ordinal;
+    *inside = context;
+    if (!context || !vgpu_partition_any()) return CUDA_SUCCESS;
+    *inside = vgpu_partition_inside(context);
+    if (*inside != context) return CUDA_SUCCESS;
+    if (vgpu_contexts_find(context, &known)) {
+        ordinal = known.ordinal;
+        struct primary *primary = primary_of(ordinal);
+        if (!primary || vgpu_load_relaxed(&primary->handle) != context) return CUDA_SUCCESS;
+    } else {
+        if (!device_of(context, &ordinal) || primary_handle(ordinal) != context)
+            return CUDA_SUCCESS;
+        CUresult rc = vgpu_context_seen_by(context, api);
+        if (rc != CUDA_SUCCESS) return rc;
+    }
+    return vgpu_partition_sms(ordinal) ? view_of(ordinal, context, inside) : CUDA_SUCCESS;
+}
+
+/* A primary context that became current on a way that we do not see. */
+static CUresult step_inside(CUcontext *current, const char *api) {
+    CUcontext inside;
+    CUresult rc = vgpu_context_inside(*current, api, &inside);
+    if (rc != CUDA_SUCCESS || inside == *current) return rc;
+    *current = inside;
+    return REAL(cuCtxSetCurrent)(inside);
+}
+
+/* Before the primary context goes. Who has the view current gets the primary itself, which is about
+ * to die in its hands as it would without us. */
+static void leave_partition(CUdevice ordinal) {
+    CUcontext primary, view, current = NULL;
+    struct vgpu_context entry;
+    struct vgpu_place place;
+    if (!vgpu_partition_of(ordinal, &primary, &view)) return;
+    vgpu_pace_forget_context(view);
+    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == view)
+        REAL(cuCtxSetCurrent)(primary);
+    vgpu_context_on_device(&place, ordinal);
+    if (vgpu_contexts_take(view, &entry) && place.session)
+        vgpu_ledger_refund(&place.account, entry.charge);
+    vgpu_partition_end_view(ordinal);
+}
+
+CUresult vgpu_context_open_room(CUcontext *out, CUdevice ordinal, unsigned int flags,
+                                const char *api) {
+    CUcontext primary, room;
+    struct vgpu_place place;
+    vgpu_context_on_device(&place, ordinal);
+    if (!primary_active(ordinal)) {
+        CUresult rc = CALL(cuDevicePrimaryCtxSetFlags_v2)(ordinal, flags);
+        if (rc != CUDA_SUCCESS) return rc;
+    }
+    CUresult rc = vgpu_context_retain_primary(&primary, ordinal, api);
+    if (rc != CUDA_SUCCESS) return rc;
+    rc = vgpu_partition_open_room(ordinal, flags, &room);
+    if (rc == CUDA_SUCCESS) {
+        struct vgpu_context entry = {
+            .handle = room, .device = place.account.device, .ordinal = ordinal};
+        vgpu_contexts_put(&entry);
+        rc = REAL(cuCtxPushCurrent_v2)(room);
+        if (rc == CUDA_SUCCESS) *out = room;
+        else vgpu_context_end(room, NULL);
+    }
+    vgpu_context_release_primary(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
+    return rc;
+}
+
+/* A context frees what it owns. A room's allocations are its primary context's, which may live on:
+ * they are freed one by one. Its arrays and modules stay, and stay charged. */
+static CUresult close_room(CUcontext room) {
+    struct vgpu_context entry = {0};
+    CUcontext current = NULL;
+    CUdevice ordinal = -1;
+    vgpu_partition_is_room(room, &ordinal, NULL);
+    vgpu_pace_forget_context(room);
+    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == room)
+        CALL(cuCtxPopCurrent_v2)(&current);
+    bool known = vgpu_contexts_take(room, &entry);
+    CUresult rc = vgpu_partition_close_room(room);
+    if (!known) return rc;
+    if (!primary_active(ordinal)) {
+        drop(&entry);
+        vgpu_context_look_at_primaries();
+        return rc;
+    }
+    uint64_t count, *addresses = vgpu_blocks_list(entry.owner, &count);
+    for (uint64_t i = 0; i < count; i++) cuMemFree_v2(addresses[i]);
+    free(addresses);
+    struct vgpu_place place;
+    vgpu_context_on_device(&place, ordinal);
+    if (place.session) vgpu_ledger_refund(&place.account, entry.charge);
+    return rc;
+}
+
+/* --- */
+
 CUresult vgpu_context_here(struct vgpu_place *place, const char *api) {
     place->session = NULL;
     place->context = NULL;
@@ -178,6 +290,10 @@ CUresult vgpu_context_here(struct vgpu_place *place, const char *api) {
     CUcontext current = NULL;
     if (!session || CALL(cuCtxGetCurrent)(&current) != CUDA_SUCCESS || !current)
         return CUDA_SUCCESS;
+    if (vgpu_partition_any()) {
+        CUresult rc = step_inside(&current, api);
+        if (rc != CUDA_SUCCESS) return rc;
+    }
     struct vgpu_context known;
     if (__builtin_expect(!vgpu_contexts_find(current, &known), 0)) {
         CUresult rc = learn(current, api);
@@ -215,6 +331,8 @@ CUresult vgpu_context_make(CUcontext *out, CUdevice ordinal, const char *api,
 
 CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext)) {
     struct vgpu_context entry;
+    if (vgpu_partition_any() && vgpu_partition_is_room(context, NULL, NULL))
+        return close_room(context);
     vgpu_pace_forget_context(context);
     /* Out of the table first: the handle may be given to a new context before end() returns. */
     bool known = context && vgpu_contexts_take(context, &entry);
@@ -239,8 +357,8 @@ CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const cha
     if (rc == CUDA_SUCCESS) rc = REAL(cuDevicePrimaryCtxRetain)(&context, ordinal);
     if (making) {
         if (rc == CUDA_SUCCESS) {
-            enter(&place, context, charge);
             vgpu_store_relaxed(&primary->handle, context);
+            enter(&place, context, charge);
         } else {
             vgpu_ledger_refund(&place.account, charge);
         }
@@ -264,6 +382,7 @@ CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice
     CUcontext handle = vgpu_load_relaxed(&primary->handle);
     /* The pacer's streams and events must go while the context still lives. */
     if (handle && (reset || references <= 1)) vgpu_pace_forget_context(handle);
+    if (reset || (references == 1 && !vgpu_partition_is_shared())) leave_partition(ordinal);
     CUresult rc = end(ordinal);
     if (rc != CUDA_SUCCESS) return rc;
     vgpu_store_relaxed(&primary->references, reset || references == 0 ? 0 : references - 1);

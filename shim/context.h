@@ -36,6 +36,15 @@ void vgpu_context_on_device(struct vgpu_place *place, CUdevice ordinal);
 CUresult vgpu_context_seen(CUcontext context);
 CUresult vgpu_context_seen_by(CUcontext context, const char *api);
 
+/* Spatial mode: *inside is what must be current where the program says context, its view of a
+ * partition or the context itself. Charges and makes what is new; else as vgpu_context_seen_by. */
+CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *inside);
+
+/* Spatial mode: what cuCtxCreate gives, a room in the partition, current. CUDA_ERROR_OUT_OF_MEMORY
+ * if the device's primary context, which carries it, does not fit. */
+CUresult vgpu_context_open_room(CUcontext *out, CUdevice ordinal, unsigned int flags,
+                                const char *api);
+
 /* Makes a context by calling make(how), charged beforehand, entered afterwards. */
 CUresult vgpu_context_make(CUcontext *out, CUdevice ordinal, const char *api,
                            CUresult (*make)(void *how), void *how);

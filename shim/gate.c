@@ -28,8 +28,8 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
 static uint32_t share_of(struct vgpu_gate gate) {
-    uint32_t ppm = vgpu_load_relaxed(&gate.device->share_ppm);
-    return ppm == 0 ? 1 : ppm < VGPU_WHOLE_GPU ? ppm : VGPU_WHOLE_GPU;
+    uint32_t ppm = vgpu_gate_share(gate.device);
+    return ppm ? ppm : 1;
 }
 
 /* Length of a slice that starts on schedule. */

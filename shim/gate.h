@@ -84,4 +84,12 @@ bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns)
 /* Books work that ran outside any slice of ours (we were robbed). */
 void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns);
 
+/* The session's share of what it can reach at all, parts per million: of the whole GPU, or of its
+ * partition. VGPU_WHOLE_GPU: there is nothing to hold back. */
+static inline uint32_t vgpu_gate_share(const struct vgpu_device *device) {
+    uint64_t ppm = __atomic_load_n(&device->share_ppm, __ATOMIC_RELAXED);
+    if (device->sm_count) ppm = ppm * device->sm_total / device->sm_count;
+    return ppm < VGPU_WHOLE_GPU ? (uint32_t)ppm : VGPU_WHOLE_GPU;
+}
+
 #endif

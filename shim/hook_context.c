@@ -1,6 +1,7 @@
 /* Contexts come and go: thin wrappers, the thinking is in context.c. */
 #include "context.h"
 #include "interpose.h"
+#include "partition.h"
 
 VGPU_EXPORT CUresult cuInit(unsigned int flags) {
     /* Limits were asked for and cannot be held: no CUDA rather than unlimited CUDA. */
@@ -34,26 +35,41 @@ static CUresult make_v4(void *how) {
     return REAL(cuCtxCreate_v4)(c->out, c->params, c->flags, c->device);
 }
 
+/* A context for an SM count is MPS's business, one for a graphics queue has no green twin. */
+static bool has_needs(const struct creation *how, const char *api) {
+    const CUctxCreateParams *params = how->params;
+    if (how->count) return true;
+    return params && api[sizeof "cuCtxCreate_v" - 1] == '4' &&
+           (params->numExecAffinityParams || params->cigParams);
+}
+
+static CUresult create(struct creation *how, const char *api, CUresult (*make)(void *how)) {
+    if (!how->out || !vgpu_partition_any() || !vgpu_partition_sms(how->device))
+        return vgpu_context_make(how->out, how->device, api, make, how);
+    if (has_needs(how, api)) return CUDA_ERROR_UNSUPPORTED_EXEC_AFFINITY;
+    return vgpu_context_open_room(how->out, how->device, how->flags, api);
+}
+
 VGPU_EXPORT CUresult cuCtxCreate(CUcontext *out, unsigned int flags, CUdevice device) {
     struct creation how = {.out = out, .flags = flags, .device = device};
-    return vgpu_context_make(out, device, "cuCtxCreate", make_v1, &how);
+    return create(&how, "cuCtxCreate", make_v1);
 }
 
 VGPU_EXPORT CUresult cuCtxCreate_v2(CUcontext *out, unsigned int flags, CUdevice device) {
     struct creation how = {.out = out, .flags = flags, .device = device};
-    return vgpu_context_make(out, device, "cuCtxCreate_v2", make_v2, &how);
+    return create(&how, "cuCtxCreate_v2", make_v2);
 }
 
 VGPU_EXPORT CUresult cuCtxCreate_v3(CUcontext *out, CUexecAffinityParam *params, int count,
                                     unsigned int flags, CUdevice device) {
     struct creation how = {out, params, count, flags, device};
-    return vgpu_context_make(out, device, "cuCtxCreate_v3", make_v3, &how);
+    return create(&how, "cuCtxCreate_v3", make_v3);
 }
 
 VGPU_EXPORT CUresult cuCtxCreate_v4(CUcontext *out, CUctxCreateParams *params, unsigned int flags,
                                     CUdevice device) {
     struct creation how = {.out = out, .params = params, .flags = flags, .device = device};
-    return vgpu_context_make(out, device, "cuCtxCreate_v4", make_v4, &how);
+    return create(&how, "cuCtxCreate_v4", make_v4);
 }
 
 static CUresult make_gl(void *how) {
@@ -67,12 +83,12 @@ static CUresult make_gl_v2(void *how) {
 
 VGPU_EXPORT CUresult cuGLCtxCreate(CUcontext *out, unsigned int flags, CUdevice device) {
     struct creation how = {.out = out, .flags = flags, .device = device};
-    return vgpu_context_make(out, device, "cuGLCtxCreate", make_gl, &how);
+    return create(&how, "cuGLCtxCreate", make_gl);
 }
 
 VGPU_EXPORT CUresult cuGLCtxCreate_v2(CUcontext *out, unsigned int flags, CUdevice device) {
     struct creation how = {.out = out, .flags = flags, .device = device};
-    return vgpu_context_make(out, device, "cuGLCtxCreate_v2", make_gl_v2, &how);
+    return create(&how, "cuGLCtxCreate_v2", make_gl_v2);
 }
 
 VGPU_EXPORT CUresult cuCtxDestroy(CUcontext context) {
@@ -117,6 +133,7 @@ VGPU_EXPORT CUresult cuCtxFromGreenCtx(CUcontext *out, CUgreenCtx green) {
     CUcontext popped;
     CUresult rc = REAL(cuCtxFromGreenCtx)(out, green);
     if (rc != CUDA_SUCCESS || !out || !vgpu_session_get()) return rc;
+    vgpu_partition_taken_over(*out);
     if (REAL(cuCtxPushCurrent_v2)(*out) != CUDA_SUCCESS) return rc;
     if (CALL(cuCtxGetDevice)(&device) == CUDA_SUCCESS) vgpu_context_enter_free(*out, device);
     CALL(cuCtxPopCurrent_v2)(&popped);
@@ -151,10 +168,12 @@ static bool is_news(CUcontext context) {
 }
 
 VGPU_EXPORT CUresult cuCtxSetCurrent(CUcontext context) {
+    CUresult rc = vgpu_context_inside(context, "cuCtxSetCurrent", &context);
+    if (rc != CUDA_SUCCESS) return rc;
     if (!is_news(context)) return REAL(cuCtxSetCurrent)(context);
     CUcontext before = NULL;
     CALL(cuCtxGetCurrent)(&before);
-    CUresult rc = REAL(cuCtxSetCurrent)(context);
+    rc = REAL(cuCtxSetCurrent)(context);
     if (rc == CUDA_SUCCESS) {
         rc = vgpu_context_seen_by(context, "cuCtxSetCurrent");
         if (rc != CUDA_SUCCESS) REAL(cuCtxSetCurrent)(before);
@@ -164,8 +183,10 @@ VGPU_EXPORT CUresult cuCtxSetCurrent(CUcontext context) {
 
 static CUresult push(CUcontext context, const char *api, CUresult (*real)(CUcontext)) {
     CUcontext popped;
+    CUresult rc = vgpu_context_inside(context, api, &context);
+    if (rc != CUDA_SUCCESS) return rc;
     if (!is_news(context)) return real(context);
-    CUresult rc = real(context);
+    rc = real(context);
     if (rc == CUDA_SUCCESS) {
         rc = vgpu_context_seen_by(context, api);
         if (rc != CUDA_SUCCESS) CALL(cuCtxPopCurrent_v2)(&popped);

@@ -25,6 +25,9 @@ static void print_constants(void) {
            VGPU_DEVICE_EMPTY, VGPU_DEVICE_CLAIMING, VGPU_DEVICE_READY);
     printf("export const SLOT = { FREE: %d, CLAIMING: %d, LIVE: %d, DYING: %d } as const;\n",
            VGPU_SLOT_FREE, VGPU_SLOT_CLAIMING, VGPU_SLOT_LIVE, VGPU_SLOT_DYING);
+    printf("export const MAX_GROUPS = %d;\n", VGPU_MAX_GROUPS);
+    printf("export const MODE = { TIME: %d, SPATIAL: %d } as const;\n", VGPU_MODE_TIME,
+           VGPU_MODE_SPATIAL);
     printf("export const THROTTLE = { ADAPTIVE: %d, COOPERATIVE: %d, STRICT: %d } as const;\n",
            VGPU_THROTTLE_ADAPTIVE, VGPU_THROTTLE_COOPERATIVE, VGPU_THROTTLE_STRICT);
     printf("export const CLASS = { DEFAULT: %d, ATTENTION: %d, FFN: %d, COPY: %d } as const;\n",

@@ -63,7 +63,7 @@ static bool find_out(void) {
     bool limited = look_around(region) || region->header.default_share_ppm < VGPU_WHOLE_GPU;
     for (int i = 0; i < VGPU_MAX_DEVICES; i++)
         limited |= vgpu_load_acquire(&region->devices[i].state) == VGPU_DEVICE_READY &&
-                   vgpu_load_relaxed(&region->devices[i].share_ppm) < VGPU_WHOLE_GPU;
+                   vgpu_gate_share(&region->devices[i]) < VGPU_WHOLE_GPU;
     vgpu_store_release(limited ? &limited_version : &open_version, seen);
     vgpu_store_release(limited ? &open_version : &limited_version, seen - 1);
     vgpu_store_release(&version, &region->header.limits_version);
@@ -124,7 +124,7 @@ static struct vgpu_pace *current_pace(void) {
 }
 
 static struct vgpu_pace *if_limited(struct vgpu_pace *pace) {
-    bool limited = pace && (vgpu_load_relaxed(&pace->gate.device->share_ppm) < VGPU_WHOLE_GPU ||
+    bool limited = pace && (vgpu_gate_share(pace->gate.device) < VGPU_WHOLE_GPU ||
                             vgpu_load_relaxed(&company[pace->device]));
     return limited ? pace : NULL;
 }

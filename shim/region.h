@@ -23,7 +23,7 @@
 #include "include/vgpu.h" /* VGPU_CLASS_* */
 
 #define VGPU_MAGIC UINT64_C(0x6e6f697567707631) /* "1vpguion" on disk */
-#define VGPU_LAYOUT_VERSION 2U
+#define VGPU_LAYOUT_VERSION 3U
 #define VGPU_MAX_DEVICES 16
 #define VGPU_MAX_SLOTS 512
 #define VGPU_RING_RECORDS 2048
@@ -90,6 +90,12 @@
     A(u64, copied_bytes, 3) /* of copies under a limit, for the summary */                         \
     X(u64, copy_waited_ns)                                                                         \
     X(u64, copy_waits)                                                                             \
+    X(u32, mode)         /* VGPU_MODE_*, set before the target starts and never after */           \
+    X(u32, sm_count)     /* SMs of the partition; 0 = none: time mode */                           \
+    X(u32, sm_total)     /* SMs of the card */                                                     \
+    X(u32, group_sms)    /* SMs of a group: what the card is to be split by (partition.h) */       \
+    A(u64, sm_groups, 4) /* the partition: a bit for each group, in the order of the split */      \
+    A(u64, spatial_pad, 2)                                                                         \
     X(u64, gate_word) /* see gate.h */                                                             \
     A(u64, gate_base, 2)                                                                           \
     X(u32, gate_bell)        /* futex: bumped when a slice closes or a closer waits */             \
@@ -138,6 +144,7 @@
     A(u64, value, 5)                                                                               \
     A(char, name, 16) /* process name */
 
+enum { VGPU_MODE_TIME, VGPU_MODE_SPATIAL };
 enum { VGPU_THROTTLE_ADAPTIVE, VGPU_THROTTLE_COOPERATIVE, VGPU_THROTTLE_STRICT };
 enum { VGPU_COPY_H2D, VGPU_COPY_D2H, VGPU_COPY_D2D };
 enum { VGPU_GANG_AUTO, VGPU_GANG_ON, VGPU_GANG_OFF };
@@ -200,7 +207,7 @@ struct vgpu_region {
 
 _Static_assert(sizeof(struct vgpu_header) == 448, "header: whole cache lines");
 _Static_assert(offsetof(struct vgpu_header, ring_head) % 64 == 0, "ring words on their own line");
-_Static_assert(sizeof(struct vgpu_device) == 256, "device: whole cache lines");
+_Static_assert(sizeof(struct vgpu_device) == 320, "device: whole cache lines");
 _Static_assert(offsetof(struct vgpu_device, gate_word) % 64 == 0, "gate words on their own line");
 _Static_assert(offsetof(struct vgpu_device, copy_paid_ns) % 64 == 0, "buckets on their own line");
 _Static_assert(sizeof(struct vgpu_use) == 128, "use: whole cache lines");

@@ -30,7 +30,8 @@ void vgpu_rota_join(struct vgpu_rota *rota, struct vgpu_session *session, uint32
     rota->device = device;
     rota->bell = &session->region->devices[device].gate_bell;
     vgpu_process_stat(session->pid, &rota->start_time, &state, &flags);
-    if (vgpu_seat_take(session, device, &rota->place))
+    /* Who has SMs of its own takes no turns. */
+    if (!session->region->devices[device].sm_count && vgpu_seat_take(session, device, &rota->place))
         rota->bell = &rota->place.board->turn.turn_bell;
 }
 

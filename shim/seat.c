@@ -124,11 +124,13 @@ int vgpu_seat_reap(const struct vgpu_place_on_board *place) {
 }
 
 bool vgpu_seat_has_company(const struct vgpu_place_on_board *place) {
-    if (!place->board) return false;
-    for (uint32_t i = 0; i < seats_used(place->board); i++)
-        if (i != place->seat &&
-            vgpu_slot_state(vgpu_load_acquire(&place->board->seats[i].owner)) == VGPU_SLOT_LIVE)
+    if (!place->board || place->board->seats[place->seat].group_count) return false;
+    for (uint32_t i = 0; i < seats_used(place->board); i++) {
+        const struct vgpu_seat *seat = &place->board->seats[i];
+        if (i != place->seat && !seat->group_count &&
+            vgpu_slot_state(vgpu_load_acquire(&seat->owner)) == VGPU_SLOT_LIVE)
             return true;
+    }
     return false;
 }
 

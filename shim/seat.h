@@ -33,7 +33,8 @@ void vgpu_seat_update(const struct vgpu_place_on_board *place, struct vgpu_regio
  * their region. Costs a few file operations a seat: once a second at most. Returns how many. */
 int vgpu_seat_reap(const struct vgpu_place_on_board *place);
 
-/* True if a session other than ours has a seat. */
+/* True if a session other than ours has a seat, and both share the card's time: who has SMs of its
+ * own is nobody's company. */
 bool vgpu_seat_has_company(const struct vgpu_place_on_board *place);
 
 #endif

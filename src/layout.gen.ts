@@ -1,7 +1,7 @@
 // Written by shim/layout.c from shim/region.h and shim/board.h; never edited.
 
 export const MAGIC = 0x6e6f697567707631n;
-export const LAYOUT_VERSION = 2;
+export const LAYOUT_VERSION = 3;
 export const MAX_DEVICES = 16;
 export const MAX_SLOTS = 512;
 export const RING_RECORDS = 2048;
@@ -12,6 +12,8 @@ export const NO_DEVICE = 0xffffffff;
 
 export const DEVICE = { EMPTY: 0, CLAIMING: 1, READY: 2 } as const;
 export const SLOT = { FREE: 0, CLAIMING: 1, LIVE: 2, DYING: 3 } as const;
+export const MAX_GROUPS = 256;
+export const MODE = { TIME: 0, SPATIAL: 1 } as const;
 export const THROTTLE = { ADAPTIVE: 0, COOPERATIVE: 1, STRICT: 2 } as const;
 export const CLASS = { DEFAULT: 0, ATTENTION: 1, FFN: 2, COPY: 3 } as const;
 export const COPY = { H2D: 0, D2H: 1, D2D: 2 } as const;
@@ -60,7 +62,7 @@ export const header = {
 
 /** Byte offsets in `struct vgpu_device`. */
 export const device = {
-  bytes: 256,
+  bytes: 320,
   state: 0,
   share_ppm: 4,
   uuid: 8,
@@ -83,15 +85,21 @@ export const device = {
   copied_bytes: 152,
   copy_waited_ns: 176,
   copy_waits: 184,
-  gate_word: 192,
-  gate_base: 200,
-  gate_bell: 216,
-  gate_closing: 220,
-  gate_wanted: 224,
-  board_seat: 228,
-  gate_burst: 232,
-  gate_burst_epoch: 240,
-  gate_pad: 248,
+  mode: 192,
+  sm_count: 196,
+  sm_total: 200,
+  group_sms: 204,
+  sm_groups: 208,
+  spatial_pad: 240,
+  gate_word: 256,
+  gate_base: 264,
+  gate_bell: 280,
+  gate_closing: 284,
+  gate_wanted: 288,
+  board_seat: 292,
+  gate_burst: 296,
+  gate_burst_epoch: 304,
+  gate_pad: 312,
 } as const;
 
 /** Byte offsets in `struct vgpu_use`. */
@@ -142,11 +150,11 @@ export const record = {
 
 /** Byte offsets in `struct vgpu_region`. */
 export const region = {
-  bytes: 1348032,
+  bytes: 1349056,
   header: 0,
   devices: 448,
-  slots: 4544,
-  ring: 1085888,
+  slots: 5568,
+  ring: 1086912,
 } as const;
 
 /** Byte offsets in `struct vgpu_board_header`. */
