@@ -158,6 +158,9 @@ static void fill(struct vgpu_seat *seat, const struct vgpu_session *session, uin
     seat->supervisor_pid = header->supervisor_pid;
     seat->supervisor_start = header->supervisor_start;
     seat->device = device;
+    const struct vgpu_device *entry = &session->region->devices[device];
+    memcpy(seat->groups, entry->sm_groups, sizeof seat->groups);
+    seat->group_count = entry->sm_count ? entry->sm_count / entry->group_sms : 0;
 }
 
 /* Claims a free seat for the session; not yet live. Returns its owner word, 0 if none is free. */
