@@ -1,5 +1,7 @@
-/* vgpu-probe: what a bare context costs on each visible GPU. One line for each:
- *     UUID DRIVER CONTEXT_BYTES
+/* vgpu-probe: what a bare context costs on each visible GPU, and how its SMs can be given out. One
+ * line for each:
+ *     UUID DRIVER CONTEXT_BYTES SMS GROUP_SMS GROUPS
+ * (GROUPS 0: the driver has no green contexts.)
  * The figure is what NVML lists for this process once its primary context exists and nothing else.
  * In a container NVML may not list us by our own pid; then it is what the card's use grew by. */
 #include <dlfcn.h>
@@ -13,6 +15,7 @@
 #include "nvml_abi.h"
 
 #define MAX_PROCESSES 1024
+#define MAX_GROUPS 256
 
 static void *cuda, *nvml;
 
@@ -67,6 +70,20 @@ static unsigned long long card_used(nvmlDevice_t device) {
     return NVML(nvmlDeviceGetMemoryInfo)(device, &memory) == NVML_SUCCESS ? memory.used : 0;
 }
 
+/* The groups that every process will split the card into: the smallest that the chip allows. */
+static void print_split(CUdevice device) {
+    static CUdevResource card, groups[MAX_GROUPS];
+    unsigned int count = MAX_GROUPS;
+    int sms = 0;
+    typeof(&cuDeviceGetDevResource) get = dlsym(cuda, "cuDeviceGetDevResource");
+    typeof(&cuDevSmResourceSplitByCount) split = dlsym(cuda, "cuDevSmResourceSplitByCount");
+    CUDA(cuDeviceGetAttribute)(&sms, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
+    if (!get || !split || get(device, &card, CU_DEV_RESOURCE_TYPE_SM) != CUDA_SUCCESS ||
+        split(groups, &count, &card, NULL, 0, 1) != CUDA_SUCCESS || count == 0)
+        printf(" %d 0 0\n", sms);
+    else printf(" %d %u %u\n", sms, groups[0].sm.smCount, count);
+}
+
 static bool probe(CUdevice device, const char *driver) {
     CUuuid uuid;
     char text[64];
@@ -81,7 +98,8 @@ static bool probe(CUdevice device, const char *driver) {
     unsigned long long bytes = own_memory(handle), after = card_used(handle);
     if (bytes == 0 && after > before) bytes = after - before;
     if (bytes == 0) return false;
-    printf("%s %s %llu\n", text, driver, bytes);
+    printf("%s %s %llu", text, driver, bytes);
+    print_split(device);
     return true;
 }
 

@@ -61,7 +61,9 @@
     X(u32, default_burst_ppm)   /* for a device that no one named; 0 = no burst */                 \
     X(u32, gang)                /* VGPU_GANG_*: whether the session's GPUs share one schedule */   \
     A(char, board_dir, 160)     /* where the boards lie; NUL-terminated; empty = no board */       \
-    A(u64, header_pad, 6)                                                                          \
+    X(u32, mps)                 /* 1: its processes use the MPS daemon that vgpu started */        \
+    X(u32, header_spare)                                                                           \
+    A(u64, header_pad, 5)                                                                          \
     X(u64, ring_head) /* records claimed so far; own cache line with ring_lost */                  \
     X(u64, ring_lost)                                                                              \
     X(u64, unknown_calls) /* allocation entry points the hook table does not know */               \

@@ -1,8 +1,7 @@
 import { quote, VgpuError } from "./errors.ts";
 import * as layout from "./layout.gen.ts";
-import { listDirectory, readHead } from "./libc.ts";
 import type { Card } from "./nvml.ts";
-import { deviceOffset, type RegionContent, uuidText } from "./region.ts";
+import { readSessions, type RegionContent } from "./region.ts";
 import { formatBytes } from "./units.ts";
 
 /** What a session may use of each card. Bytes; null: no limit, so no promise to add up. */
@@ -26,29 +25,17 @@ export interface Asked {
 
 /** Every other session in the state directory; call it after the sweep. */
 export function readPromises(directory: string): Promises[] {
-  const names = (listDirectory(directory) ?? []).filter((name) => /^[0-9a-z]{6}$/.test(name));
-  return names.flatMap((name) => {
-    const bytes = readHead(`${directory}/${name}`, layout.region.slots);
-    if (bytes === null || bytes.length < layout.region.slots) return [];
-    const view = new DataView(bytes.buffer, bytes.byteOffset);
+  return readSessions(directory).map(({ session, pid, view, devices }) => {
     const size = (at: number) => {
       const word = view.getBigUint64(at, true);
       return word === layout.NO_LIMIT ? null : Number(word);
     };
-    const isCurrent =
-      view.getBigUint64(layout.header.magic, true) === layout.MAGIC &&
-      view.getUint32(layout.header.layout_version, true) === layout.LAYOUT_VERSION;
-    if (!isCurrent) return [];
     const cards: Promises["cards"] = new Map();
-    for (let index = 0; index < layout.MAX_DEVICES; index++) {
-      const at = deviceOffset(index);
-      if (view.getUint32(at + layout.device.state, true) !== layout.DEVICE.READY) continue;
-      const uuid = uuidText(bytes.subarray(at + layout.device.uuid, at + layout.device.uuid + 16));
+    for (const { uuid, at } of devices) {
       const totalBytes = size(at + layout.device.total_bytes) ?? 0;
       cards.set(uuid, { limit: size(at + layout.device.mem_limit), totalBytes });
     }
-    const pid = view.getUint32(layout.header.supervisor_pid, true);
-    return [{ session: name, pid, fallback: size(layout.header.default_mem_limit), cards }];
+    return { session, pid, fallback: size(layout.header.default_mem_limit), cards };
   });
 }
 

@@ -3,7 +3,7 @@ import { header } from "./layout.gen.ts";
 import { isDirectory, readState } from "./libc.ts";
 import type { Simulation } from "./simulation.ts";
 
-const ROOM = header.header_pad - header.board_dir - 1;
+const ROOM = header.mps - header.board_dir - 1;
 
 /**
  * Where the sessions of this user meet, a file a GPU (shim/board.h): VGPU_BOARD, or beside the state of simulated

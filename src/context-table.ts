@@ -1,6 +1,12 @@
 import { cacheRoot } from "./cache.ts";
 import type { ContextCosts } from "./devices.ts";
 import { listDirectory, readText } from "./libc.ts";
+import type { Split } from "./partition.ts";
+
+/** What was learnt of a card with its driver. `groups` is 0 where the driver has no green contexts. */
+export interface CardFigures extends Split {
+  contextBytes: number;
+}
 
 /** How to find out what a context costs where the table does not say. */
 export interface Probe {
@@ -10,11 +16,17 @@ export interface Probe {
   domain: string;
 }
 
-/**
- * What a bare context costs on each GPU: read from the cache, learnt with one run of vgpu-probe where a
- * GPU with this driver is not in it. Empty if nothing can be learnt; the shim then corrects after the fact.
- */
+/** What a bare context costs on each GPU. Empty if nothing can be learnt; the shim then corrects after the fact. */
 export async function learnContextCosts(probe: Probe): Promise<ContextCosts> {
+  const cards = await learnCards(probe);
+  return new Map([...cards].map(([uuid, { contextBytes }]) => [uuid, contextBytes]));
+}
+
+/**
+ * The figures of each GPU, by UUID: read from the cache, learnt with one run of vgpu-probe where a GPU
+ * with this driver is not in it. Empty if nothing can be learnt.
+ */
+export async function learnCards(probe: Probe): Promise<Map<string, CardFigures>> {
   const file = `${cacheRoot()}/contexts.json`;
   const table = readTable(file);
   const wanted = probe.domain === "" ? listKeys(table) : simulatedKeys(table, probe.domain);
@@ -37,31 +49,42 @@ export async function learnContextCosts(probe: Probe): Promise<ContextCosts> {
   return pick(learnt, Object.keys(learnt));
 }
 
-type Table = Record<string, number>;
+/** Context bytes, SMs, SMs a group, groups. */
+type Figures = [number, number, number, number];
+type Table = Record<string, Figures>;
 
 /** Key: `domain uuid driver`, the domain left out for real cards. */
 const makeKey = (domain: string, uuid: string, driver: string) =>
   [domain, uuid, driver].filter(Boolean).join(" ");
 
-/** Lines of `UUID DRIVER BYTES`. */
+/** Lines of `UUID DRIVER BYTES SMS GROUP_SMS GROUPS`. */
 export function parseProbe(text: string, domain: string): Table {
   const table: Table = {};
   for (const line of text.split("\n")) {
-    const [uuid, driver, bytes] = line.split(" ");
-    if (uuid?.startsWith("GPU-") && driver && Number(bytes) > 0)
-      table[makeKey(domain, uuid, driver)] = Number(bytes);
+    const [uuid, driver, ...words] = line.split(" ");
+    const figures = words.map(Number);
+    if (uuid?.startsWith("GPU-") && driver && figures.length === 4 && figures[0]! > 0)
+      table[makeKey(domain, uuid, driver)] = figures as Figures;
   }
   return table;
 }
 
-function pick(table: Table, keys: string[]): ContextCosts {
+function pick(table: Table, keys: string[]): Map<string, CardFigures> {
   const uuidOf = (key: string) => key.match(/GPU-[0-9a-f-]+/)?.[0] ?? key;
-  return new Map(keys.map((key) => [uuidOf(key), table[key] ?? 0]));
+  return new Map(
+    keys.map((key) => {
+      const [contextBytes, sms, groupSms, groups] = table[key]!;
+      return [uuidOf(key), { contextBytes, sms, groupSms, groups }];
+    }),
+  );
 }
 
 function readTable(file: string): Table {
   try {
-    return JSON.parse(readText(file) ?? "{}") as Table;
+    const table = JSON.parse(readText(file) ?? "{}") as Record<string, unknown>;
+    // An entry of an earlier version says less: it is learnt anew.
+    const known = Object.entries(table).filter(([, figures]) => Array.isArray(figures));
+    return Object.fromEntries(known) as Table;
   } catch {
     return {};
   }

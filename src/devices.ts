@@ -14,13 +14,23 @@ export function needsCards({ limits, gpu }: Plan): boolean {
   return gpu !== null || limits.gpus.size > 0 || isRelative(limits.all);
 }
 
-/** What the region starts with. `cards` is empty unless `needsCards`. Throws VgpuError for a GPU that is not there. */
-export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): RegionContent {
+/**
+ * What the region starts with. `cards` is empty unless `needsCards`; those in `wanted` get an entry of
+ * their own in any case. Throws VgpuError for a GPU that is not there.
+ */
+export function resolveContent(
+  plan: Plan,
+  cards: Card[],
+  costs: ContextCosts,
+  wanted: Card[] = [],
+): RegionContent {
   const { all, gpus } = plan.limits;
   const named = new Map<string, GpuLimit>();
   for (const [key, limit] of gpus) named.set(findCard(key, cards).uuid, limit);
   const isRelative = isPercent(all?.memBytes) || isPercent(all?.softBytes);
-  const listed = cards.filter((card) => named.has(card.uuid) || isRelative).slice(0, MAX_DEVICES);
+  const listed = cards
+    .filter((card) => named.has(card.uuid) || isRelative || wanted.includes(card))
+    .slice(0, MAX_DEVICES);
   return {
     memLimit: isRelative ? null : resolveSize(all?.memBytes ?? null, 0),
     softBytes: isRelative ? null : resolveSize(all?.softBytes ?? null, 0),
@@ -47,6 +57,38 @@ export function resolveContent(plan: Plan, cards: Card[], costs: ContextCosts): 
 export function visibleDevices(gpu: string[], cards: Card[]): string {
   return gpu.map((key) => findCard(key, cards).uuid).join(",");
 }
+
+/** The limits that hold on a card. */
+export function limitOf(
+  card: Card,
+  { limits: { all, gpus } }: Plan,
+  cards: Card[],
+): GpuLimit | null {
+  const own = [...gpus].find(([key]) => findCard(key, cards) === card);
+  return own === undefined ? all : own[1];
+}
+
+/** The cards that the target will see. `visible` is its CUDA_VISIBLE_DEVICES; undefined: all. Throws VgpuError where numbers may mean any card. */
+export function findVisible(visible: string | undefined, cards: Card[]): Card[] {
+  if (visible === undefined) return cards;
+  const words = visible.split(",").map((word) => word.trim());
+  const isMixed = new Set(cards.map(({ name }) => name)).size > 1;
+  if (isMixed && words.some(isNumber) && process.env["CUDA_DEVICE_ORDER"] !== "PCI_BUS_ID") {
+    throw new VgpuError(
+      `CUDA_VISIBLE_DEVICES=${quote(visible)} does not say which of these different cards it means`,
+      { hint: "write --gpu with nvidia-smi's number, or set CUDA_DEVICE_ORDER=PCI_BUS_ID" },
+    );
+  }
+  const found = words.map((word) =>
+    isNumber(word)
+      ? cards.find(({ index }) => index === Number(word))
+      : cards.find(({ uuid }) => word !== "" && uuid.toLowerCase().startsWith(word.toLowerCase())),
+  );
+  const end = found.indexOf(undefined); // CUDA stops at the first that it does not know
+  return [...new Set(end < 0 ? found : found.slice(0, end))] as Card[];
+}
+
+const isNumber = (word: string) => /^\d+$/.test(word);
 
 /** By nvidia-smi's number, or the beginning of a UUID. */
 function findCard(key: string, cards: Card[]): Card {

@@ -4,6 +4,7 @@ import { VgpuError } from "./errors.ts";
 import { type Entry, type Form, type Layered, layer, parseGpuValues } from "./gpu-value.ts";
 import type { Profile } from "./profile.ts";
 import * as setting from "./setting.ts";
+import { checkMode, COUNT, type Mode, MODES, MPS_USES, type MpsUse } from "./spatial-mode.ts";
 import { readTimeMode, type TimeMode } from "./time-mode.ts";
 import { parsePercent, parseSize, PERCENT_FORMS, SIZE_FORMS, type Size } from "./units.ts";
 
@@ -15,8 +16,10 @@ export interface GpuLimit {
   memBytes: Size | null;
   /** Where pressure is told and nothing is refused. */
   softBytes?: Size | null;
-  /** Percent of the GPU's time, 0 < p ≤ 100. */
+  /** Percent of the GPU's time, or of its SMs; 0 < p ≤ 100. */
   sharePercent: number | null;
+  /** SMs of its own, at least 1: spatial mode. */
+  smCount?: number | null;
   /** What the session may have, at least its share, while nobody else wants the GPU; null: the share. */
   burstPercent?: number | null;
 }
@@ -35,6 +38,10 @@ export interface Plan {
     gpus: Map<string, GpuLimit>;
   };
   time: TimeMode;
+  /** Absent: time mode, or as the card is used already. */
+  mode?: Mode;
+  /** Absent: auto. */
+  mps?: MpsUse;
   gpu: string[] | null;
   /** Absent: warn. */
   admit?: (typeof ADMISSIONS)[number];
@@ -103,11 +110,15 @@ export function resolvePlan(
     ...profileLimits(profile, "burst"),
     ...readEntries(find("burst"), CEILING),
   ]);
-  for (const name of ["mem", "mem-soft", "sm", "burst"]) sources[name] = "default";
-  Object.assign(sources, mem.sources, soft.sources, share.sources, burst.sources);
+  const count = layer("sms", readEntries(find("sms"), COUNT));
+  for (const name of ["mem", "mem-soft", "sm", "burst", "sms"]) sources[name] = "default";
+  for (const { sources: own } of [mem, soft, share, burst, count]) Object.assign(sources, own);
   const time = readTimeMode(find, profile, sources);
-  const limits = joinLimits(mem, soft, share, burst);
+  const mode = setting.readChoice(find("mode", profile?.compute.mode), MODES) ?? undefined;
+  const mps = setting.readChoice(find("mps"), MPS_USES) ?? undefined;
+  const limits = joinLimits(mem, soft, share, burst, count);
   checkBurst(limits, burst, sources);
+  checkMode(mode, limits);
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));
   const card = find("sim-card");
@@ -117,6 +128,8 @@ export function resolvePlan(
   return {
     limits,
     time,
+    ...(mode === undefined ? {} : { mode }),
+    ...(mps === undefined ? {} : { mps }),
     gpu,
     admit: setting.readChoice(find("admit"), ADMISSIONS) ?? "warn",
     sim,
@@ -168,6 +181,7 @@ function joinLimits(
   soft: Layered<Size>,
   share: Layered<number>,
   burst: Layered<number>,
+  count: Layered<number>,
 ): Plan["limits"] {
   const limitOf = (key: string | null): GpuLimit => {
     const sharePercent = pick(share, key);
@@ -177,10 +191,11 @@ function joinLimits(
       sharePercent,
       // A plain ceiling is for those GPUs that have a share.
       burstPercent: sharePercent === null ? null : pick(burst, key),
+      smCount: pick(count, key),
     };
   };
   const all = limitOf(null);
-  const layers: Layered<unknown>[] = [mem, soft, share, burst];
+  const layers: Layered<unknown>[] = [mem, soft, share, burst, count];
   const keys = layers.flatMap(({ keyed }) => [...keyed.keys()]);
   const gpus = new Map(keys.sort().map((key): [string, GpuLimit] => [key, limitOf(key)]));
   const isNone = Object.values(all).every((value) => value === null);

@@ -2,16 +2,19 @@ import * as layout from "./layout.gen.ts";
 import {
   closeFile,
   lastError,
+  listDirectory,
   makeFifo,
   monotonicNs,
   OPEN,
   openFile,
+  readHead,
   removeFile,
   rename,
   reserve,
   tryLock,
   wallNs,
 } from "./libc.ts";
+import type { Split } from "./partition.ts";
 import { readProcess } from "./process.ts";
 import { explain } from "./state-directory.ts";
 import { CLASSES, DIRECTIONS, type TimeMode } from "./time-mode.ts";
@@ -37,11 +40,56 @@ export interface RegionContent {
     sharePpm: number;
     burstPpm?: number;
     contextBytes: number;
+    /** Spatial mode: the session's SMs, and how the card splits. */
+    partition?: { groups: bigint; sms: number; split: Split };
   }[];
   /** Whether the supervisor will reconcile with NVML. */
   audit: boolean;
+  /** Its processes use the MPS daemon that vgpu started. */
+  mps?: boolean;
   /** Where the boards lie (board.ts); the region's own directory if it is not given. */
   boardDirectory?: string;
+}
+
+/** A session's header and device entries as they are now. */
+export interface SessionHead {
+  session: string;
+  /** The supervisor's. */
+  pid: number;
+  view: DataView;
+  boardDirectory: string;
+  /** Where the entry of each card that it has met or was made for begins in `view`. */
+  devices: { uuid: string; at: number }[];
+}
+
+/** The other sessions in the state directory that this version made; call it after the sweep, then all of them live. */
+export function readSessions(directory: string): SessionHead[] {
+  const names = (listDirectory(directory) ?? []).filter((name) => /^[0-9a-z]{6}$/.test(name));
+  return names.flatMap((session) => {
+    const bytes = readHead(`${directory}/${session}`, layout.region.slots);
+    if (bytes === null || bytes.length < layout.region.slots) return [];
+    const view = new DataView(bytes.buffer, bytes.byteOffset);
+    const isCurrent =
+      view.getBigUint64(layout.header.magic, true) === layout.MAGIC &&
+      view.getUint32(layout.header.layout_version, true) === layout.LAYOUT_VERSION;
+    if (!isCurrent) return [];
+    const devices = Array.from({ length: layout.MAX_DEVICES }, (_, index) => deviceOffset(index))
+      .filter((at) => view.getUint32(at + layout.device.state, true) === layout.DEVICE.READY)
+      .map((at) => {
+        const uuid = at + layout.device.uuid;
+        return { uuid: uuidText(bytes.subarray(uuid, uuid + 16)), at };
+      });
+    const board = bytes.subarray(layout.header.board_dir, layout.header.mps);
+    return [
+      {
+        session,
+        pid: view.getUint32(layout.header.supervisor_pid, true),
+        view,
+        boardDirectory: Buffer.from(board.subarray(0, board.indexOf(0))).toString(),
+        devices,
+      },
+    ];
+  });
 }
 
 /** A session's shared file, mapped: words by their byte offset (see layout.gen.ts). Everything shared is read atomically. */
@@ -182,6 +230,7 @@ function fill(region: Region, session: string, content: RegionContent): void {
   region.store32(header.default_burst_ppm, content.burstPpm ?? 0);
   if (content.time !== undefined) fillTimeMode(region, content.time);
   region.store32(header.audit, content.audit ? 1 : 0);
+  region.store32(header.mps, content.mps ? 1 : 0);
   region.store64(header.default_context_bytes, BigInt(content.contextBytes));
   region.copy(header.board_dir, Buffer.from(content.boardDirectory ?? ""));
   content.devices.forEach((device, index) => {
@@ -192,9 +241,24 @@ function fill(region: Region, session: string, content: RegionContent): void {
     region.store64(at + layout.device.mem_limit, limitWord(device.memLimit));
     region.store64(at + layout.device.soft_bytes, limitWord(device.softBytes ?? null));
     region.store64(at + layout.device.context_bytes, BigInt(device.contextBytes));
+    if (device.partition !== undefined) fillPartition(region, at, device.partition);
     region.store32(at + layout.device.state, layout.DEVICE.READY);
   });
   region.store64(header.magic, layout.MAGIC);
+}
+
+function fillPartition(
+  region: Region,
+  at: number,
+  { groups, sms, split }: { groups: bigint; sms: number; split: Split },
+): void {
+  const { device } = layout;
+  region.store32(at + device.mode, layout.MODE.SPATIAL);
+  region.store32(at + device.sm_count, sms);
+  region.store32(at + device.sm_total, split.sms);
+  region.store32(at + device.group_sms, split.groupSms);
+  for (let word = 0; word < layout.MAX_GROUPS / 64; word++)
+    region.store64(at + device.sm_groups + 8 * word, groups >> BigInt(64 * word));
 }
 
 function fillTimeMode(region: Region, time: TimeMode): void {

@@ -1,16 +1,20 @@
 import { findBoardDirectory } from "./board.ts";
+import type { Probe } from "./context-table.ts";
 import { type ContextCosts, needsCards, resolveContent, visibleDevices } from "./devices.ts";
 import { hasDriver } from "./driver.ts";
 import { quote, VgpuError } from "./errors.ts";
 import { type Changes, endAs, type Ending, launch, type Target } from "./launch.ts";
 import { readLauncher } from "./launcher.ts";
 import { header } from "./layout.gen.ts";
-import { listDirectory, monotonicNs } from "./libc.ts";
+import { listDirectory, monotonicNs, readText } from "./libc.ts";
 import type { Plan } from "./limits.ts";
+import type { Place } from "./modes.ts";
 import type { Nvml } from "./nvml.ts";
 import { findObstacle } from "./reach.ts";
 import { createRegion, type OwnRegion, type Region, type RegionContent } from "./region.ts";
 import { say } from "./report/words.ts";
+import type { CardPartition } from "./spatial.ts";
+import { asksForSpatial } from "./spatial-mode.ts";
 import type { Summary } from "./report/summary.ts";
 import { findShim, type Shim } from "./shim.ts";
 import type { Simulation } from "./simulation.ts";
@@ -62,12 +66,12 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   using nvml = new NvmlOnDemand(simulation);
   const { content, changes } = await prepare(plan, shim, simulation, isDriven, nvml);
   const boardDirectory = findBoardDirectory(simulation) ?? directory;
-  const asked = { ...content, boardDirectory };
-  const isPromise = hasMemoryLimit(plan) && isDriven;
-  const made = isPromise
-    ? await promise(directory, plan, asked, changes, nvml)
-    : createRegion(directory, asked);
-  await using own = new Owned(made);
+  const place = findPlace(directory, boardDirectory, shim, simulation, nvml);
+  if (isDriven) await reapMps(place);
+  const made = isDriven
+    ? await join(plan, place, { ...content, boardDirectory }, changes, nvml)
+    : { own: createRegion(directory, { ...content, boardDirectory }), partitions: [] };
+  await using own = new Owned(made.own, place);
   const { region, session } = own;
   changes.set = { ...changes.set, VGPU_REGION: region.path };
   changes.suffix = { LD_PRELOAD: shim.library };
@@ -93,7 +97,16 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const { supervise } = await import("./supervision.ts");
   const sinks = ready ?? (await audience.open());
   const source = isDriven ? (simulation?.nvml ?? REAL_NVML) : null;
-  return await supervise({ region, session, target, startNs, nvml: source, sinks, note });
+  return await supervise({
+    region,
+    session,
+    target,
+    startNs,
+    nvml: source,
+    sinks,
+    note,
+    partitions: made.partitions,
+  });
 }
 
 /** How the target ended; undefined once it uses a GPU or has run for a while. */
@@ -150,22 +163,29 @@ async function prepare(
   return { content: resolveContent(plan, cards, costs), changes };
 }
 
-/** Makes the region of a session with a memory limit. Looking at what others hold and joining them are one step: of two that start together one sees the other. */
-async function promise(
-  directory: string,
+/** Makes the session's region. Looking at what others hold and joining them are one step: of two that start together one sees the other. */
+async function join(
   plan: Plan,
+  place: Place,
   content: RegionContent,
   changes: Changes,
   nvml: NvmlOnDemand,
-): Promise<OwnRegion> {
+): Promise<{ own: OwnRegion; partitions: CardPartition[] }> {
+  const { directory } = place;
   using lock = await lockStateDirectory(directory);
-  if (lock === null && plan.admit === "strict") {
-    throw new VgpuError("'--admit strict': another vgpu run has been starting for 10 s", {
+  const isSpatial = asksForSpatial(plan) || plan.mps === "on";
+  if (lock === null && (isSpatial || plan.admit === "strict")) {
+    throw new VgpuError("another vgpu run has been starting for 10 s", {
       hint: `find it with: fuser -v ${directory}`,
     });
   }
-  await checkAdmission(directory, plan, content, changes, nvml);
-  return createRegion(directory, content);
+  if (hasMemoryLimit(plan)) await checkAdmission(directory, plan, content, changes, nvml);
+  if (!isSpatial && !hasSessions(directory))
+    return { own: createRegion(directory, content), partitions: [] };
+  const { settleModes } = await import("./modes.ts");
+  const settled = await settleModes(plan, place, content, changes);
+  if (!plan.report.quiet) settled.notes.forEach(say);
+  return { own: createRegion(directory, settled.content), partitions: settled.partitions };
 }
 
 /** Warns, or refuses with `--admit strict`, when all sessions' limits pass a card. Alone it costs one look at the directory. */
@@ -194,13 +214,55 @@ function hasMemoryLimit({ limits: { all, gpus } }: Plan): boolean {
 
 async function learnCosts(shim: Shim, simulation: Simulation | null): Promise<ContextCosts> {
   const { learnContextCosts } = await import("./context-table.ts");
+  return learnContextCosts(probeOf(shim, simulation));
+}
+
+function probeOf(shim: Shim, simulation: Simulation | null): Probe {
   const env = {
     ...process.env,
     CUDA_VISIBLE_DEVICES: undefined,
     ...simulation?.set,
     ...simulation?.probe,
   };
-  return learnContextCosts({ command: [shim.probe], env, domain: simulation?.domain ?? "" });
+  return { command: [shim.probe], env, domain: simulation?.domain ?? "" };
+}
+
+/** Whether anybody else's session can matter for what this one gets. */
+const hasSessions = (directory: string) =>
+  (listDirectory(directory) ?? []).some((name) => /^[0-9a-z]{6}$/.test(name));
+
+/** Where this user's MPS daemon lives; the simulated card has one of its own, beside its state. */
+function findMpsHome(directory: string, simulation: Simulation | null): Place["mps"] {
+  const name = "nvidia-cuda-mps-control";
+  const home = `${simulation?.directory ?? directory}/mps`;
+  const libraries = simulation?.prefix["LD_LIBRARY_PATH"];
+  return {
+    directory: home,
+    control: libraries === undefined ? name : `${libraries}/${name}`,
+    pidFile: `${home}/${name}.pid`,
+  };
+}
+
+/** Ends the MPS daemon that vgpu started once nobody uses it: costs one look where there is none. */
+async function reapMps({ mps, directory, boardDirectory }: Place): Promise<void> {
+  if (readText(mps.pidFile) === null) return;
+  await (await import("./mps.ts")).reapMps(mps, directory, boardDirectory);
+}
+
+function findPlace(
+  directory: string,
+  boardDirectory: string,
+  shim: Shim,
+  simulation: Simulation | null,
+  nvml: NvmlOnDemand,
+): Place {
+  return {
+    directory,
+    boardDirectory,
+    listCards: () => nvml.open()?.cards ?? null,
+    probe: probeOf(shim, simulation),
+    mps: findMpsHome(directory, simulation),
+  };
 }
 
 async function showSummary(summary: Summary, { report }: Plan): Promise<void> {
@@ -220,10 +282,12 @@ class Owned implements AsyncDisposable {
   readonly region;
   readonly session;
   readonly #own: OwnRegion;
+  readonly #place: Place;
   readonly #madeAt = Date.now();
 
-  constructor(own: OwnRegion) {
+  constructor(own: OwnRegion, place: Place) {
     this.#own = own;
+    this.#place = place;
     this.region = own.region;
     this.session = own.session;
   }
@@ -233,6 +297,7 @@ class Owned implements AsyncDisposable {
       this.target !== 0 && hasMembers(this.region, this.target, Date.now() - this.#madeAt);
     if (isLeft) this.#own.leave();
     else this.#own.remove();
+    await reapMps(this.#place);
   }
 }
 

@@ -8,6 +8,8 @@ import type { Region } from "./region.ts";
 import type { Summary } from "./report/summary.ts";
 import type { Event } from "./ring.ts";
 import type { Sink } from "./sink.ts";
+import type { CardPartition } from "./spatial.ts";
+import { formatGroups } from "./partition.ts";
 import { nameSignal } from "./signals.ts";
 import { Watch } from "./watch.ts";
 
@@ -22,6 +24,8 @@ export interface Started {
   sinks: Sink[];
   /** Takes a warning for the user. */
   note: (text: string) => void;
+  /** Its SMs on each card in spatial mode. */
+  partitions: CardPartition[];
 }
 
 /** Stays with the session until its target has ended: hands on events, frees the slots of the dead, audits. */
@@ -33,6 +37,7 @@ export async function supervise({
   nvml,
   sinks,
   note,
+  partitions,
 }: Started): Promise<Summary> {
   const census = new Census(region);
   const feed = new EventFeed(region);
@@ -50,6 +55,24 @@ export async function supervise({
     name: "",
     values: {},
   });
+
+  for (const { uuid, sms, wantedSms, groups, split } of partitions) {
+    feed.publish({
+      monoNs: startNs,
+      pid: target.pid,
+      gpu: uuid,
+      kind: "compute.partition",
+      api: null,
+      name: "",
+      values: {
+        sms,
+        sms_wanted: wantedSms,
+        sms_total: split.sms,
+        group_sms: split.groupSms,
+        groups: formatGroups(groups),
+      },
+    });
+  }
 
   const frame = {
     session,

@@ -7,14 +7,20 @@ import { folder } from "./vgpu.ts";
 const UUID = "GPU-00000000-0000-0000-0000-000000000001";
 
 test("the probe's lines, and nothing else", () => {
-  expect(parseProbe(`${UUID} 580.159.04 543162368\nnoise\nGPU-x 580 0\n`, "")).toEqual({
-    [`${UUID} 580.159.04`]: 543162368,
+  expect(
+    parseProbe(`${UUID} 580.159.04 543162368 132 8 15\nnoise\nGPU-x 580 0 1 1 1\n`, ""),
+  ).toEqual({
+    [`${UUID} 580.159.04`]: [543162368, 132, 8, 15],
   });
-  expect(parseProbe(`${UUID} 580 1\n`, "sim h200")).toEqual({ [`sim h200 ${UUID} 580`]: 1 });
+  expect(parseProbe(`${UUID} 580 1 2 3 4\n`, "sim h200")).toEqual({
+    [`sim h200 ${UUID} 580`]: [1, 2, 3, 4],
+  });
 });
 
 test("learnt once, then read; another card is learnt apart", async () => {
-  using home = folder({ probe: `#!/bin/sh\necho run >> "$0.runs"\necho ${UUID} 580 77\n` });
+  using home = folder({
+    probe: `#!/bin/sh\necho run >> "$0.runs"\necho ${UUID} 580 77 132 8 15\n`,
+  });
   const cache = process.env["XDG_CACHE_HOME"];
   process.env["XDG_CACHE_HOME"] = home.path;
   try {

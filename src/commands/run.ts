@@ -41,6 +41,24 @@ const command: Command = {
       group: "Limits",
       description: "share of the GPU's time: 25, 12.5, none; 0=25,1=50 for single GPUs",
     },
+    sms: {
+      type: "string",
+      valueHint: "NUMBER",
+      group: "Limits",
+      description: "so many SMs of its own (spatial mode): 32; 0=32,1=64 for single GPUs",
+    },
+    mode: {
+      type: "string",
+      valueHint: "MODE",
+      group: "Limits",
+      description: "time: a share of time (default); spatial: SMs of its own; auto: if that can be",
+    },
+    mps: {
+      type: "string",
+      valueHint: "WHEN",
+      group: "Limits",
+      description: "use an MPS server: auto (in spatial mode), on, off",
+    },
     gpu: {
       type: "string",
       valueHint: "GPUS",
@@ -166,9 +184,6 @@ async function readProfile({ given }: Split): Promise<Profile | null> {
   const found = findSetting("profile", given, process.env);
   if (found === undefined) return null;
   const { loadProfile } = await import("../profile.ts");
-  const { refuseUnavailable } = await import("../profile/available.ts");
   const { profileFolders } = await import("../profile/search.ts");
-  const profile = await loadProfile(lastText(found), profileFolders(), found.label);
-  refuseUnavailable(profile);
-  return profile;
+  return loadProfile(lastText(found), profileFolders(), found.label);
 }

@@ -3,7 +3,6 @@ import { VgpuError } from "../errors.ts";
 import { loadProfile, type Profile } from "../profile.ts";
 import { drawProfile, drawProfileList } from "../report/profile.ts";
 import { print, say } from "../report/words.ts";
-import { listUnavailable } from "./available.ts";
 import { findProfile, listProfiles, profileFolders } from "./search.ts";
 
 /** One row of `vgpu profile list`; `problem` stands in place of the description of a broken file. */
@@ -46,17 +45,14 @@ export async function checkProfiles(names: string[], json: boolean): Promise<num
   const results = await Promise.all(
     names.map(async (name) => {
       const found = await tryLoad(name);
-      if (!(found instanceof VgpuError))
-        return { name, problems: [], unavailable: listUnavailable(found) };
+      if (!(found instanceof VgpuError)) return { name, problems: [] };
       const own = await listProblems(name);
-      return { name, problems: own.length > 0 ? own : [found.oneLine], unavailable: [] };
+      return { name, problems: own.length > 0 ? own : [found.oneLine] };
     }),
   );
   if (json) print(JSON.stringify(results));
-  for (const { name, problems, unavailable } of json ? [] : results) {
+  for (const { name, problems } of json ? [] : results) {
     problems.forEach(say);
-    if (unavailable.length > 0)
-      say(`${name}: ${unavailable.join(", ")} is valid, but vgpu run refuses it in this version`);
     if (problems.length === 0) print(`${name}: ok`);
   }
   return results.some(({ problems }) => problems.length > 0) ? 125 : 0;

@@ -84,6 +84,13 @@ function describe({ kind, values }: Event): string {
     }
     case "compute.outsider":
       return `in no session, holds ${bytes("nvml_bytes")} and takes GPU time without turns`;
+    case "compute.partition": {
+      const less =
+        Number(values["sms"]) < Number(values["sms_wanted"])
+          ? `, less than ${values["sms_wanted"]}: the rest is taken`
+          : "";
+      return `${values["sms"]} of ${values["sms_total"]} SMs, groups ${values["groups"]}${less}`;
+    }
     default:
       return Object.entries(values)
         .filter(([, value]) => value !== null)

@@ -1,0 +1,104 @@
+import { type CardFigures, learnCards, type Probe } from "./context-table.ts";
+import { findVisible, resolveContent } from "./devices.ts";
+import { VgpuError } from "./errors.ts";
+import type { Changes } from "./launch.ts";
+import type { Plan } from "./limits.ts";
+import { asksForSpatial } from "./spatial-mode.ts";
+import type { MpsHome } from "./mps.ts";
+import type { Card } from "./nvml.ts";
+import { countGroups } from "./partition.ts";
+import type { RegionContent } from "./region.ts";
+import { WHOLE_GPU } from "./layout.gen.ts";
+import { type Arrangement, arrange, type CardPartition, readHolders } from "./spatial.ts";
+
+/** MPS makes a hand-over of the turn ten times cheaper (gate.md), so turns are shorter there. */
+const MPS_QUANTUM_US = 4000;
+
+/** Where a session is about to start. */
+export interface Place {
+  directory: string;
+  boardDirectory: string;
+  /** NVML's cards; null: it does not start. */
+  listCards: () => Card[] | null;
+  probe: Probe;
+  mps: MpsHome;
+}
+
+/** What a session starts with once it is clear what it gets of each card. */
+export interface Settled {
+  content: RegionContent;
+  partitions: CardPartition[];
+  notes: string[];
+}
+
+/** What the plan would get of each visible card now. Throws VgpuError where that cannot be. */
+export async function surveyModes(
+  plan: Plan,
+  place: Place,
+  visible: string | undefined,
+): Promise<Arrangement & { cards: Card[]; figures: Map<string, CardFigures> }> {
+  const holders = readHolders(place.directory, place.boardDirectory);
+  const isSpatial = [...holders.values()].flat().some(({ sms }) => sms > 0);
+  if (!asksForSpatial(plan) && !isSpatial)
+    return { partitions: [], notes: [], cards: [], figures: new Map() };
+  const cards = place.listCards();
+  if (cards === null) {
+    throw new VgpuError("NVML is needed to give out SMs, and it does not start", {
+      hint: "does nvidia-smi work?",
+    });
+  }
+  const figures = await learnCards(place.probe);
+  return { ...arrange(plan, { cards, visible, figures, holders }), cards, figures };
+}
+
+/**
+ * Chooses the session's SMs, and sees to an MPS server where one is to be used. `changes` is added to.
+ * Call it, and make the region, under the lock of the state directory: the region is what others see.
+ */
+export async function settleModes(
+  plan: Plan,
+  place: Place,
+  content: RegionContent,
+  changes: Changes,
+): Promise<Settled> {
+  const visible = changes.set?.["CUDA_VISIBLE_DEVICES"] ?? process.env["CUDA_VISIBLE_DEVICES"];
+  const survey = await surveyModes(plan, place, visible);
+  const { partitions, notes } = survey;
+  const settled = partitions.length > 0 ? fill(plan, content, survey, visible) : { ...content };
+  const wantsMps = plan.mps === "on" || (plan.mps !== "off" && partitions.length > 0);
+  if (!wantsMps) return { content: settled, partitions, notes };
+  const { provideMps } = await import("./mps.ts");
+  const mps = provideMps(place.mps, partitions.length > 0);
+  changes.set = { ...changes.set, ...mps.set };
+  settled.mps = mps.isOurs;
+  if (plan.mps === "on" && mps.isThere)
+    settled.time = { ...plan.time, quantumUs: plan.time.quantumUs ?? MPS_QUANTUM_US };
+  return { content: settled, partitions, notes: [...notes, mps.note] };
+}
+
+/** One line for each card: what was asked for and what it comes to, in whole groups. */
+export function describePartitions(partitions: CardPartition[]): string[] {
+  return partitions.map(({ uuid, sms, wantedSms, split }) => {
+    const less = sms < wantedSms ? `, one group less than ${wantedSms}: the rest is taken` : "";
+    return `${uuid}: ${sms} of ${split.sms} SMs (groups of ${split.groupSms}, ${countGroups("rest", split)} of them${less})`;
+  });
+}
+
+/** Every visible card gets an entry, with its SMs where it has some: there the share is no limit by itself. */
+function fill(
+  plan: Plan,
+  content: RegionContent,
+  { partitions, cards, figures }: Awaited<ReturnType<typeof surveyModes>>,
+  visible: string | undefined,
+): RegionContent {
+  const costs = new Map([...figures].map(([uuid, card]) => [uuid, card.contextBytes]));
+  const { devices } = resolveContent(plan, cards, costs, findVisible(visible, cards));
+  return {
+    ...content,
+    sharePpm: WHOLE_GPU,
+    devices: devices.map((device) => {
+      const partition = partitions.find(({ uuid }) => uuid === device.uuid);
+      return partition === undefined ? device : { ...device, partition };
+    }),
+  };
+}
