@@ -1,0 +1,219 @@
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync, readdirSync } from "node:fs";
+import { userInfo } from "node:os";
+import { join } from "node:path";
+import { folder, PLAIN, ROOT } from "../vgpu.ts";
+
+const BIN = join(ROOT, "bin/vgpu");
+const ROUNDS = Number(process.env["VGPU_TEST_ROUNDS"] ?? 20);
+const work = folder();
+const smids = join(work.path, "smids");
+afterAll(() => work[Symbol.dispose]());
+
+beforeAll(() => {
+  const source = join(ROOT, "tests/fixtures/smids.c");
+  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", smids]);
+  expect(stderr.toString()).toBe("");
+  Bun.spawnSync([BIN, "run", "--sim", "-q", "true"], { env: machine("built") }); // once: takes seconds
+}, 120_000);
+
+/** A simulated machine of its own: its sessions share no card with anybody else's. */
+function machine(name: string): Record<string, string> {
+  const directory = join(work.path, name);
+  mkdirSync(directory);
+  return { ...PLAIN, VGPU_SIM_DIR: directory };
+}
+
+type Environment = Record<string, string>;
+
+function run(env: Environment, flags: string[], command = [smids]) {
+  const words = [BIN, "run", "--sim", ...flags, "--", ...command];
+  const { exitCode, stdout, stderr } = Bun.spawnSync(words, { env, stdin: "ignore" });
+  return { status: exitCode, out: stdout.toString().trim(), err: stderr.toString().trim() };
+}
+
+/** A session that stays; resolves once its kernel has run. */
+async function start(env: Environment, flags: string[]) {
+  const child = Bun.spawn([BIN, "run", "--sim", "-q", ...flags, "--", smids, "60"], {
+    env,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  const reader = child.stdout.getReader();
+  const { value } = await reader.read();
+  const out = Buffer.from(value ?? [])
+    .toString()
+    .trim();
+  return {
+    out,
+    child,
+    async end(signal: NodeJS.Signals = "SIGTERM") {
+      child.kill(signal);
+      await child.exited;
+    },
+  };
+}
+
+describe("SMs of one's own", () => {
+  test("a share in whole groups, and the program sees no others", () => {
+    const env = machine("share");
+    const { out, err, status } = run(env, ["--mode", "spatial", "--sm", "25", "--events", "json"]);
+    expect([status, out]).toEqual([0, "32 of 32: 0-31"]);
+    const events = err.split("\n").filter((line) => line.startsWith("{"));
+    const partition = events
+      .map((line) => JSON.parse(line))
+      .find(({ kind }) => kind === "compute.partition");
+    expect(partition).toMatchObject({
+      sms: 32,
+      sms_wanted: 32,
+      sms_total: 132,
+      group_sms: 8,
+      groups: "0-3",
+    });
+    expect(run(env, ["--sms", "39"]).out).toBe("32 of 32: 0-31"); // free again, the same SMs
+    expect(run(env, ["--sm", "25"]).out).toBe("132 of 132: 0-131"); // unnamed: time mode
+  });
+
+  test("sessions that run together have disjoint SMs; the last gets what is left", async () => {
+    const env = machine("disjoint");
+    const first = await start(env, ["--sms", "56"]);
+    const second = await start(env, ["--mode", "spatial", "--sm", "50"]);
+    const outsider = run(env, []);
+    await first.end();
+    const third = run(env, ["--sms", "16"]);
+    await second.end("SIGKILL");
+    expect(first.out).toBe("56 of 56: 0-55");
+    expect(second.out).toBe("64 of 64: 56-119");
+    expect([outsider.status, outsider.out]).toEqual([125, ""]);
+    expect(third.out).toBe("16 of 16: 0-15");
+  });
+
+  test("a quarter for whom one group is missing gets one less, and is told", async () => {
+    const env = machine("quarters");
+    const quarter = ["--mode", "spatial", "--sm", "25"];
+    const others = [
+      await start(env, quarter),
+      await start(env, quarter),
+      await start(env, quarter),
+    ];
+    const last = run(env, [...quarter, "--events", "pretty"]);
+    for (const other of others) await other.end();
+    expect(last.out).toBe("24 of 24: 96-119");
+    expect(last.err).toContain("24 of 132 SMs, groups 12-14, less than 32: the rest is taken");
+  });
+
+  test("a share below one group is the time gate inside it", () => {
+    const env = machine("small");
+    const flags = ["--mode", "spatial", "--sm", "3", "--json", "-v"];
+    const { out } = run(env, flags);
+    expect(out).toBe("8 of 8: 0-7");
+  });
+
+  test("a session without a share gets what is free on a spatial card", async () => {
+    const env = machine("rest");
+    const first = await start(env, ["--sms", "56"]);
+    const { out } = run(env, []);
+    await first.end();
+    expect(out).toBe("64 of 64: 56-119");
+  });
+});
+
+describe("refusals", () => {
+  test("no room: the holders are named; auto takes time mode and says so", async () => {
+    const env = machine("full");
+    const holder = await start(env, ["--sms", "112"]);
+    const full = run(env, ["--sms", "16"]);
+    const timed = run(env, ["--mode", "time", "--sm", "10"]);
+    const auto = run(env, ["--mode", "auto", "--sm", "25"]);
+    await holder.end();
+    expect(full.status).toBe(125);
+    expect(full.err).toMatch(
+      /has no room: session \w+ \(pid \d+\) has 112 SMs \(groups 0-13\); wait/,
+    );
+    expect([timed.status, timed.err]).toEqual([125, expect.stringContaining("is in spatial mode")]);
+    expect([auto.status, auto.out]).toEqual([0, "132 of 132: 0-131"]);
+    expect(auto.err).toContain("--mode auto: time mode, on all SMs");
+  });
+
+  test("a card in time mode", async () => {
+    const env = machine("timed");
+    const holder = await start(env, ["--sm", "50"]);
+    const spatial = run(env, ["--mode", "spatial", "--sm", "25"]);
+    const auto = run(env, ["--mode", "auto", "--sm", "25"]);
+    const free = run(env, []);
+    await holder.end();
+    expect([spatial.status, spatial.err]).toEqual([
+      125,
+      expect.stringContaining("is in time mode"),
+    ]);
+    expect(auto.err).toContain("--mode auto: time mode");
+    expect(auto.status).toBe(0);
+    expect(free.out).toBe("132 of 132: 0-131");
+  });
+
+  const contradictions: [string[], string][] = [
+    [["--sms", "8", "--sm", "10"], "--sms and --sm both say how much of the GPU"],
+    [["--sms", "8", "--mode", "time"], "--mode time shares them all"],
+    [["--mode", "spatial"], "how many SMs?"],
+    [["--mode", "spatial", "--sm", "10", "--burst", "50"], "--burst is for time mode"],
+    [["--sms", "0"], "--sms: '0' is not a number of SMs"],
+    [["--mode", "space"], "--mode: 'space' is not one of time, spatial, auto"],
+  ];
+  test.each(contradictions)("%j", (flags, words) => {
+    const { status, err } = run(PLAIN, flags);
+    expect([status, err.replaceAll('"', "'")]).toEqual([125, expect.stringContaining(words)]);
+  });
+});
+
+test(
+  `${ROUNDS} rounds of overlapping sessions killed with their supervisors: nothing is lost`,
+  async () => {
+    const env = machine("killed");
+    for (let round = 0; round < ROUNDS; round++) {
+      const sessions = await Promise.all([
+        start(env, ["--sms", "40"]),
+        start(env, ["--sms", "40"]),
+        start(env, ["--sms", "40"]),
+      ]);
+      const sets = sessions.map(({ out }) => out).toSorted();
+      expect(sets).toEqual(["40 of 40: 0-39", "40 of 40: 40-79", "40 of 40: 80-119"]);
+      const targets = sessions.flatMap(({ child }) => childrenOf(child.pid));
+      expect(targets).toHaveLength(3);
+      // Supervisors first: as long as their trees live, nobody else gets their SMs.
+      for (const { child } of sessions) child.kill("SIGKILL");
+      await Promise.all(sessions.map(({ child }) => child.exited));
+      if (round === 0) expect(run(env, ["--sms", "8"]).status).toBe(125);
+      for (const pid of targets) process.kill(pid, "SIGKILL");
+      while (targets.some(isAlive)) await Bun.sleep(2);
+    }
+    expect(run(env, ["--sms", "120"]).out).toBe("120 of 120: 0-119");
+    expect(mine(env)).toEqual([]);
+  },
+  10_000 + ROUNDS * 5000,
+);
+
+function childrenOf(pid: number): number[] {
+  const children = Bun.file(`/proc/${pid}/task/${pid}/children`);
+  const { stdout } = Bun.spawnSync(["cat", children.name!]);
+  return stdout.toString().trim().split(" ").filter(Boolean).map(Number);
+}
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The session files left behind of those that ran on this machine. */
+function mine(env: Environment): string[] {
+  const directory = `/dev/shm/vgpu-${userInfo().uid}`;
+  return readdirSync(directory).filter((name) => {
+    if (!/^[0-9a-z]{6}$/.test(name)) return false;
+    const { stdout } = Bun.spawnSync(["grep", "-c", env["VGPU_SIM_DIR"]!, join(directory, name)]);
+    return stdout.toString().trim() !== "0";
+  });
+}
