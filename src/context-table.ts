@@ -24,13 +24,19 @@ export async function learnContextCosts(probe: Probe): Promise<ContextCosts> {
 
 /**
  * The figures of each GPU, by UUID: read from the cache, learnt with one run of vgpu-probe where a GPU
- * with this driver is not in it. Empty if nothing can be learnt.
+ * with this driver, or one that is `needed` (its UUID), is not in it. Empty if nothing can be learnt.
  */
-export async function learnCards(probe: Probe): Promise<Map<string, CardFigures>> {
+export async function learnCards(
+  probe: Probe,
+  needed: string[] = [],
+): Promise<Map<string, CardFigures>> {
   const file = `${cacheRoot()}/contexts.json`;
   const table = readTable(file);
   const wanted = probe.domain === "" ? listKeys(table) : simulatedKeys(table, probe.domain);
-  if (wanted.length > 0 && wanted.every((key) => key in table)) return pick(table, wanted);
+  if (wanted.length > 0 && wanted.every((key) => key in table)) {
+    const known = pick(table, wanted);
+    if (needed.every((uuid) => known.has(uuid))) return known;
+  }
 
   const child = Bun.spawn(probe.command, {
     env: probe.env,

@@ -47,7 +47,8 @@ export async function surveyModes(
       hint: "does nvidia-smi work?",
     });
   }
-  const figures = await learnCards(place.probe);
+  const seen = findVisible(visible, cards).map(({ uuid }) => uuid);
+  const figures = await learnCards(place.probe, seen);
   return { ...arrange(plan, { cards, visible, figures, holders }), cards, figures };
 }
 

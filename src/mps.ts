@@ -74,21 +74,23 @@ export async function reapMps(
 function endMps(home: MpsHome): void {
   const pid = findDaemon(home.directory);
   if (pid === null) return;
-  ask(home, "quit -t 1");
-  for (let waitedMs = 0; readProcess(pid) !== null && waitedMs < QUIT_MS; waitedMs += 10)
-    Bun.sleepSync(10);
-  // Ours alone: the pid file lies in our own directory, and the name has just been checked.
-  if (findDaemon(home.directory) === pid) process.kill(pid, "SIGKILL");
+  ask(home, "quit");
+  for (let waitedMs = 0; isDaemon(pid) && waitedMs < QUIT_MS; waitedMs += 5) Bun.sleepSync(5);
+  // Ours alone: its pid comes from a file in our own directory, and its name has been checked.
+  if (isDaemon(pid)) process.kill(pid, "SIGKILL");
   removeFile(home.pidFile);
 }
 
 /** The live daemon of a pipe directory: its pid file is left behind by a kill, so the process is looked at too. */
 function findDaemon(directory: string): number | null {
   const pid = Number(readText(`${directory}/${CONTROL}.pid`)?.trim());
-  if (!(pid > 0)) return null;
+  return pid > 0 && isDaemon(pid) ? pid : null;
+}
+
+/** A zombie is none any more. */
+function isDaemon(pid: number): boolean {
   const name = readText(`/proc/${pid}/comm`)?.trim();
-  const isZombie = readProcess(pid)?.state === "Z";
-  return name === CONTROL.slice(0, 15) && !isZombie ? pid : null;
+  return name === CONTROL.slice(0, 15) && readProcess(pid)?.state !== "Z";
 }
 
 const environmentOf = ({ directory }: MpsHome) => ({

@@ -1,11 +1,16 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, readdirSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { join } from "node:path";
+import { header } from "../../src/layout.gen.ts";
+import { provideMps } from "../../src/mps.ts";
+import { readProcess } from "../../src/process.ts";
+import { Region } from "../../src/region.ts";
 import { folder, PLAIN, ROOT } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const ROUNDS = Number(process.env["VGPU_TEST_ROUNDS"] ?? 20);
+const STATE = `/dev/shm/vgpu-${userInfo().uid}`;
 const work = folder();
 const smids = join(work.path, "smids");
 afterAll(() => work[Symbol.dispose]());
@@ -166,6 +171,95 @@ describe("refusals", () => {
   });
 });
 
+describe("MPS", () => {
+  const daemonOf = (env: Environment, directory = join(env["VGPU_SIM_DIR"]!, "mps")) => {
+    const file = join(directory, "nvidia-cuda-mps-control.pid");
+    const pid = existsSync(file) ? Number(readFileSync(file, "utf8")) : 0;
+    return pid > 0 && isAlive(pid) ? pid : null;
+  };
+
+  test("the first spatial session starts a daemon, the last one ends it", async () => {
+    const env = machine("mps");
+    expect(run(env, ["--sms", "8"]).err).toContain("share its faults");
+    const first = await start(env, ["--sms", "8"]);
+    const daemon = daemonOf(env);
+    const second = await start(env, ["--sms", "8"]);
+    expect(daemon).not.toBeNull();
+    await first.end();
+    expect(daemonOf(env)).toBe(daemon);
+    await second.end();
+    expect(daemonOf(env)).toBeNull();
+  });
+
+  test("it hides no card, whatever its first session sees", async () => {
+    const env = { ...machine("mps-cards"), VGPU_SIM_GPUS: "2", CUDA_VISIBLE_DEVICES: "1" };
+    expect(run(env, ["--sms", "8"]).out).toBe("8 of 8: 0-7");
+    const session = await start(env, ["--sms", "8"]);
+    const environ = readFileSync(`/proc/${daemonOf(env)}/environ`, "utf8");
+    await session.end();
+    expect(environ).not.toContain("CUDA_VISIBLE_DEVICES");
+    expect(environ).toContain("CUDA_MPS_PIPE_DIRECTORY");
+  });
+
+  test("after kill -9 of everything the next command ends it", async () => {
+    const env = machine("mps-killed");
+    const session = await start(env, ["--sms", "8"]);
+    const targets = childrenOf(session.child.pid);
+    session.child.kill("SIGKILL");
+    await session.child.exited;
+    const daemon = daemonOf(env)!;
+    for (const pid of targets) process.kill(pid, "SIGKILL");
+    while (targets.some(isAlive)) await Bun.sleep(2);
+    expect(isAlive(daemon)).toBe(true);
+    run(env, [], ["true"]);
+    expect(daemonOf(env)).toBeNull();
+    expect(isAlive(daemon)).toBe(false);
+  });
+
+  test("off: none; time mode: none unless asked for, and then turns are shorter", async () => {
+    const env = machine("mps-off");
+    const show = ["sh", "-c", `${smids} >/dev/null; echo "pipes $CUDA_MPS_PIPE_DIRECTORY"`];
+    expect(run(env, ["--sms", "8", "--mps", "off"], show).out).toBe("pipes");
+    expect(run(env, ["--sm", "50"], show).out).toBe("pipes");
+    expect(run(env, ["--sm", "50", "--mps", "on"], show).out).toBe(
+      `pipes ${join(env["VGPU_SIM_DIR"]!, "mps")}`,
+    );
+    const session = await start(env, ["--sm", "50", "--mps", "on"]);
+    const [name] = mine(env);
+    const quantum = new Region(join(STATE, name!)).load32(header.quantum_us);
+    await session.end();
+    expect(quantum).toBe(4000);
+    expect(daemonOf(env)).toBeNull();
+  });
+
+  test("a server that the user has configured is used and stays", async () => {
+    const env = machine("mps-own");
+    const other = machine("mps-theirs");
+    const session = await start(other, ["--sms", "8"]); // stands for the user's own daemon
+    const pipes = join(other["VGPU_SIM_DIR"]!, "mps");
+    const daemon = daemonOf(other)!;
+    const show = ["sh", "-c", `${smids} >/dev/null; echo "pipes $CUDA_MPS_PIPE_DIRECTORY"`];
+    const { out } = run({ ...env, CUDA_MPS_PIPE_DIRECTORY: pipes }, ["--sms", "8"], show);
+    expect(out).toBe(`pipes ${pipes}`);
+    expect(daemonOf(env)).toBeNull();
+    expect(isAlive(daemon)).toBe(true);
+    await session.end();
+  });
+
+  test("where it is not installed, spatial mode says what that means", () => {
+    const home = {
+      directory: "/nonexistent",
+      control: "/nonexistent/control",
+      pidFile: "/nonexistent",
+    };
+    const mps = provideMps(home, true);
+    expect(mps).toMatchObject({ set: {}, isThere: false, isOurs: false });
+    expect(mps.note).toBe(
+      "no MPS server (nvidia-cuda-mps-control is not installed): sessions on one card take turns on it, each on its own SMs",
+    );
+  });
+});
+
 test(
   `${ROUNDS} rounds of overlapping sessions killed with their supervisors: nothing is lost`,
   async () => {
@@ -189,6 +283,7 @@ test(
     }
     expect(run(env, ["--sms", "120"]).out).toBe("120 of 120: 0-119");
     expect(mine(env)).toEqual([]);
+    expect(existsSync(join(env["VGPU_SIM_DIR"]!, "mps/nvidia-cuda-mps-control.pid"))).toBe(false);
   },
   10_000 + ROUNDS * 5000,
 );
@@ -199,21 +294,14 @@ function childrenOf(pid: number): number[] {
   return stdout.toString().trim().split(" ").filter(Boolean).map(Number);
 }
 
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch {
-    return false;
-  }
-}
+/** A zombie is not: this container's init may take its time. */
+const isAlive = (pid: number): boolean => !["Z", "X", undefined].includes(readProcess(pid)?.state);
 
 /** The session files left behind of those that ran on this machine. */
 function mine(env: Environment): string[] {
-  const directory = `/dev/shm/vgpu-${userInfo().uid}`;
-  return readdirSync(directory).filter((name) => {
+  return readdirSync(STATE).filter((name) => {
     if (!/^[0-9a-z]{6}$/.test(name)) return false;
-    const { stdout } = Bun.spawnSync(["grep", "-c", env["VGPU_SIM_DIR"]!, join(directory, name)]);
+    const { stdout } = Bun.spawnSync(["grep", "-c", env["VGPU_SIM_DIR"]!, join(STATE, name)]);
     return stdout.toString().trim() !== "0";
   });
 }

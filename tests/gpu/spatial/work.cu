@@ -1,0 +1,219 @@
+// Work for tests/gpu/spatial.ts on the CUDA runtime (static cudart, so the primary context comes through
+// its private table). One JSON line each:
+//   smids                         by route, the SMs that kernels ran on, and what queries say
+//   rate SECONDS [--at EPOCH_S]   compute-bound launches a second in a common window, p50 and p99 step
+//   hog SECONDS [--at EPOCH_S]    the same with a copy kernel that takes all memory bandwidth
+//   setup                         ms of the first runtime call, of the first kernel
+//   hold                          launches until it is killed
+//   fault                         an illegal address
+#include <algorithm>
+#include <cooperative_groups.h>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <ctime>
+#include <unistd.h>
+#include <string>
+#include <thread>
+#include <vector>
+
+#define CHECK(call)                                                                          \
+    do {                                                                                     \
+        cudaError_t code = (call);                                                           \
+        if (code != cudaSuccess) {                                                           \
+            printf("{\"error\":\"%s: %s\"}\n", #call, cudaGetErrorString(code));             \
+            exit(3);                                                                         \
+        }                                                                                    \
+    } while (0)
+
+static const int MAX_SMS = 256;
+
+__global__ void mark(unsigned *seen) {
+    unsigned smid;
+    asm volatile("mov.u32 %0, %smid;" : "=r"(smid));
+    long long start = clock64();
+    while (clock64() - start < 20000) { }
+    if (threadIdx.x == 0) seen[smid] = 1;
+}
+
+__global__ void mark_together(unsigned *seen) {
+    unsigned smid;
+    asm volatile("mov.u32 %0, %smid;" : "=r"(smid));
+    cooperative_groups::this_grid().sync();
+    if (threadIdx.x == 0) seen[smid] = 1;
+}
+
+// About 20 us a block whatever the SM has to do beside it: 256 threads, dependent FMAs.
+__global__ void compute(float *out, int rounds) {
+    float a = threadIdx.x, b = 1.0001f;
+    for (int i = 0; i < rounds; i++) a = fmaf(a, b, 0.5f);
+    if (a == 12345.0f) *out = a;
+}
+
+__global__ void copy(float4 *to, const float4 *from, size_t count) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x)
+        to[i] = from[i];
+}
+
+static double now_s(clockid_t clock = CLOCK_MONOTONIC) {
+    timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static std::string ranges(const std::vector<unsigned> &seen, int *count) {
+    std::string text;
+    *count = 0;
+    for (int sm = 0, first = -1; sm <= MAX_SMS; sm++) {
+        bool on = sm < MAX_SMS && seen[sm];
+        *count += on;
+        if (on && first < 0) first = sm;
+        if (on || first < 0) continue;
+        text += (text.empty() ? "" : " ") + std::to_string(first) + "-" + std::to_string(sm - 1);
+        first = -1;
+    }
+    return text;
+}
+
+static unsigned *board;
+static bool first_route = true;
+
+template <class Launch> static void route(const char *name, Launch launch) {
+    std::vector<unsigned> seen(MAX_SMS);
+    int count;
+    CHECK(cudaMemset(board, 0, MAX_SMS * sizeof *board));
+    CHECK(cudaDeviceSynchronize());
+    launch();
+    cudaError_t code = cudaGetLastError();
+    if (code == cudaSuccess) code = cudaDeviceSynchronize();
+    CHECK(cudaMemcpy(seen.data(), board, MAX_SMS * sizeof *board, cudaMemcpyDeviceToHost));
+    std::string set = ranges(seen, &count);
+    printf("%s\"%s\":{\"sms\":%d,\"set\":\"%s\",\"code\":%d}", first_route ? "" : ",", name, count, set.c_str(), (int)code);
+    first_route = false;
+}
+
+static void smids() {
+    int sms, blocks, grid, block, clusters = -1;
+    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+    CHECK(cudaMalloc(&board, MAX_SMS * sizeof *board));
+    CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, mark_together, 128, 0));
+    CHECK(cudaOccupancyMaxPotentialBlockSize(&grid, &block, mark, 0, 0));
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {2, 1, 1};
+    config.gridDim = 264;
+    config.blockDim = 128;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    cudaOccupancyMaxActiveClusters(&clusters, mark, &config);
+    cudaGetLastError();
+    const int many = 4096;
+    printf("{\"attribute\":%d,\"potential_grid\":%d,\"potential_block\":%d,\"clusters_of_2\":%d,\"routes\":{", sms, grid, block, clusters);
+    route("null stream", [&] { mark<<<many, 128>>>(board); });
+    route("per-thread stream", [&] { mark<<<many, 128, 0, cudaStreamPerThread>>>(board); });
+    int low, high;
+    CHECK(cudaDeviceGetStreamPriorityRange(&low, &high));
+    for (int priority : {low, high}) {
+        cudaStream_t stream;
+        CHECK(cudaStreamCreateWithPriority(&stream, cudaStreamNonBlocking, priority));
+        route(priority == low ? "stream of low priority" : "stream of high priority", [&] { mark<<<many, 128, 0, stream>>>(board); });
+    }
+    route("other thread", [&] { std::thread([&] { mark<<<many, 128>>>(board); cudaDeviceSynchronize(); }).join(); });
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    mark<<<many, 128, 0, stream>>>(board);
+    CHECK(cudaStreamEndCapture(stream, &graph));
+    CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    route("captured graph", [&] { cudaGraphLaunch(exec, stream); });
+    cudaGraph_t built;
+    cudaGraphNode_t node;
+    cudaGraphExec_t built_exec;
+    void *arguments[] = {&board};
+    cudaKernelNodeParams params = {};
+    params.func = (void *)mark;
+    params.gridDim = dim3(many);
+    params.blockDim = dim3(128);
+    params.kernelParams = arguments;
+    CHECK(cudaGraphCreate(&built, 0));
+    CHECK(cudaGraphAddKernelNode(&node, built, nullptr, 0, &params));
+    CHECK(cudaGraphInstantiate(&built_exec, built, 0));
+    route("built graph", [&] { cudaGraphLaunch(built_exec, stream); });
+    route("cooperative, as large as queries allow", [&] {
+        cudaLaunchCooperativeKernel((void *)mark_together, dim3(blocks * sms), dim3(128), arguments, 0, stream);
+    });
+    // Last: a refused launch leaves its code behind.
+    cudaError_t more = cudaLaunchCooperativeKernel((void *)mark_together, dim3(blocks * sms + 1), dim3(128), arguments, 0, stream);
+    cudaGetLastError();
+    printf("},\"cooperative_one_more\":%d}\n", (int)more);
+}
+
+static void wait_until(double at) {
+    while (now_s(CLOCK_REALTIME) < at) usleep(200);
+}
+
+static void rate(double seconds, double at, bool hog) {
+    const int blocks = 132 * 1024, rounds = 2000; // 128 waves of 18 us on the whole card: no tail to speak of
+    const size_t bytes = hog ? (size_t)2 << 30 : 256;
+    float *a, *b;
+    CHECK(cudaMalloc(&a, bytes));
+    CHECK(cudaMalloc(&b, bytes));
+    auto step = [&] {
+        if (hog) copy<<<132 * 16, 512>>>((float4 *)b, (float4 *)a, bytes / sizeof(float4));
+        else compute<<<blocks, 256>>>(a, rounds);
+    };
+    for (int i = 0; i < 3; i++) step();
+    CHECK(cudaDeviceSynchronize());
+    wait_until(at);
+    std::vector<double> steps;
+    double start = now_s(), last = start;
+    // Two in flight, so that the card never waits for the host.
+    cudaEvent_t done[2];
+    for (auto &event : done) CHECK(cudaEventCreateWithFlags(&event, cudaEventDisableTiming));
+    for (long i = 0; last - start < seconds; i++) {
+        step();
+        CHECK(cudaEventRecord(done[i % 2]));
+        if (i == 0) continue;
+        CHECK(cudaEventSynchronize(done[(i + 1) % 2]));
+        double time = now_s();
+        steps.push_back(time - last);
+        last = time;
+    }
+    CHECK(cudaDeviceSynchronize());
+    double elapsed = last - start;
+    size_t count = steps.size();
+    std::sort(steps.begin(), steps.end());
+    printf("{\"rate\":%.3f,\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"steps\":%zu}\n", count / elapsed, 1e3 * steps[count / 2],
+           1e3 * steps[count * 99 / 100], count);
+}
+
+static void setup() {
+    double start = now_s();
+    CHECK(cudaFree(0));
+    double ready = now_s();
+    float *p;
+    CHECK(cudaMalloc(&p, 256));
+    compute<<<1, 32>>>(p, 1);
+    CHECK(cudaDeviceSynchronize());
+    printf("{\"first_call_ms\":%.3f,\"first_kernel_ms\":%.3f}\n", 1e3 * (ready - start), 1e3 * (now_s() - start));
+}
+
+int main(int argc, char **argv) {
+    const char *what = argc > 1 ? argv[1] : "";
+    double seconds = argc > 2 ? atof(argv[2]) : 1, at = 0;
+    for (int i = 2; i + 1 < argc; i++)
+        if (!strcmp(argv[i], "--at")) at = atof(argv[i + 1]);
+    if (!strcmp(what, "smids")) smids();
+    else if (!strcmp(what, "rate")) rate(seconds, at, false);
+    else if (!strcmp(what, "hog")) rate(seconds, at, true);
+    else if (!strcmp(what, "setup")) setup();
+    else if (!strcmp(what, "hold")) rate(3600, 0, false);
+    else if (!strcmp(what, "fault")) {
+        mark<<<1, 1>>>((unsigned *)16);
+        printf("{\"code\":%d}\n", (int)cudaDeviceSynchronize());
+    } else return 2;
+    return 0;
+}
