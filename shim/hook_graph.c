@@ -5,6 +5,7 @@
 #include "interpose.h"
 #include "local.h"
 #include "overhead.h"
+#include "partition.h"
 
 /* --- allocation nodes --- */
 
@@ -28,14 +29,18 @@ static CUresult note(const CUgraphNodeParams *params, const char *api) {
 
 VGPU_EXPORT CUresult cuGraphAddNode(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,
                                     size_t count, CUgraphNodeParams *params) {
+    CUgraphNodeParams room;
     CUresult rc = note(params, "cuGraphAddNode");
+    params = vgpu_partition_node(params, &room);
     return rc ? rc : REAL(cuGraphAddNode)(out, graph, deps, count, params);
 }
 
 VGPU_EXPORT CUresult cuGraphAddNode_v2(CUgraphNode *out, CUgraph graph, const CUgraphNode *deps,
                                        const CUgraphEdgeData *edges, size_t count,
                                        CUgraphNodeParams *params) {
+    CUgraphNodeParams room;
     CUresult rc = note(params, "cuGraphAddNode_v2");
+    params = vgpu_partition_node(params, &room);
     return rc ? rc : REAL(cuGraphAddNode_v2)(out, graph, deps, edges, count, params);
 }
 
@@ -50,7 +55,9 @@ VGPU_EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph,
                                              const CUDA_KERNEL_NODE_PARAMS *params) {
     const CUgraphNodeParams node = {.type = CU_GRAPH_NODE_TYPE_KERNEL,
                                     .kernel = params ? *params : (CUDA_KERNEL_NODE_PARAMS){0}};
+    CUDA_KERNEL_NODE_PARAMS room;
     CUresult rc = note(params ? &node : NULL, "cuGraphAddKernelNode_v2");
+    params = vgpu_partition_kernel(params, &room);
     return rc ? rc : REAL(cuGraphAddKernelNode_v2)(out, graph, deps, count, params);
 }
 

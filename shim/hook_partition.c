@@ -145,6 +145,30 @@ VGPU_EXPORT CUresult cuGraphExecMemsetNodeSetParams(CUgraphExec exec, CUgraphNod
     return REAL(cuGraphExecMemsetNodeSetParams)(exec, node, params, inside(context));
 }
 
+VGPU_EXPORT CUresult cuGraphKernelNodeSetParams_v2(CUgraphNode node,
+                                                   const CUDA_KERNEL_NODE_PARAMS *params) {
+    CUDA_KERNEL_NODE_PARAMS room;
+    return REAL(cuGraphKernelNodeSetParams_v2)(node, vgpu_partition_kernel(params, &room));
+}
+
+VGPU_EXPORT CUresult cuGraphExecKernelNodeSetParams_v2(CUgraphExec exec, CUgraphNode node,
+                                                       const CUDA_KERNEL_NODE_PARAMS *params) {
+    CUDA_KERNEL_NODE_PARAMS room;
+    params = vgpu_partition_kernel(params, &room);
+    return REAL(cuGraphExecKernelNodeSetParams_v2)(exec, node, params);
+}
+
+VGPU_EXPORT CUresult cuGraphNodeSetParams(CUgraphNode node, CUgraphNodeParams *params) {
+    CUgraphNodeParams room;
+    return REAL(cuGraphNodeSetParams)(node, vgpu_partition_node(params, &room));
+}
+
+VGPU_EXPORT CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node,
+                                              CUgraphNodeParams *params) {
+    CUgraphNodeParams room;
+    return REAL(cuGraphExecNodeSetParams)(exec, node, vgpu_partition_node(params, &room));
+}
+
 /* --- SM counts --- */
 
 VGPU_EXPORT CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, CUdevice device) {

@@ -217,6 +217,40 @@ CUresult vgpu_partition_close_room(CUcontext context) {
     return rc;
 }
 
+/* --- graph nodes --- */
+
+const CUDA_KERNEL_NODE_PARAMS *vgpu_partition_kernel(const CUDA_KERNEL_NODE_PARAMS *params,
+                                                     CUDA_KERNEL_NODE_PARAMS *room) {
+    if (!params || !vgpu_partition_any() || vgpu_partition_inside(params->ctx) == params->ctx)
+        return params;
+    *room = *params;
+    room->ctx = vgpu_partition_inside(params->ctx);
+    return room;
+}
+
+static CUcontext *context_of(CUgraphNodeParams *params) {
+    switch (params->type) {
+    case CU_GRAPH_NODE_TYPE_KERNEL:
+        return &params->kernel.ctx;
+    case CU_GRAPH_NODE_TYPE_MEMCPY:
+        return &params->memcpy.copyCtx;
+    case CU_GRAPH_NODE_TYPE_MEMSET:
+        return &params->memset.ctx;
+    default:
+        return NULL;
+    }
+}
+
+CUgraphNodeParams *vgpu_partition_node(CUgraphNodeParams *params, CUgraphNodeParams *room) {
+    if (!params || !vgpu_partition_any()) return params;
+    CUcontext *context = context_of(params);
+    if (!context || vgpu_partition_inside(*context) == *context) return params;
+    *room = *params;
+    context = context_of(room);
+    *context = vgpu_partition_inside(*context);
+    return room;
+}
+
 /* --- the rest --- */
 
 void vgpu_partition_note_tables(void) { vgpu_store_relaxed(&tables_given, 1U); }

@@ -61,6 +61,12 @@ bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *
 /* Ends a room. CUDA_ERROR_INVALID_CONTEXT: it is none. */
 CUresult vgpu_partition_close_room(CUcontext context);
 
+/* A graph node that names a primary context is to run in its view: its parameters, as they are
+ * where there is nothing to swap, else swapped in *room. */
+const CUDA_KERNEL_NODE_PARAMS *vgpu_partition_kernel(const CUDA_KERNEL_NODE_PARAMS *params,
+                                                     CUDA_KERNEL_NODE_PARAMS *room);
+CUgraphNodeParams *vgpu_partition_node(CUgraphNodeParams *params, CUgraphNodeParams *room);
+
 /* Whether code that we do not see (cudart) may hold the primary contexts too: it does from the
  * moment that it asks for the driver's private tables. */
 void vgpu_partition_note_tables(void);

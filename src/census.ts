@@ -41,10 +41,12 @@ export interface DeviceState {
   memLimit: number | null;
   /** Bytes; null: no soft limit. */
   softBytes: number | null;
+  /** Percent of the GPU's time that the gate holds the session to; null: it holds nothing back. */
   sharePercent: number | null;
   totalBytes: number;
   peakBytes: number;
   denials: number;
+  /** GPU time; in a partition its part of the whole GPU's. */
   chargedNs: number;
   /** The session's seat on the GPU's board; null: none yet. */
   seat: number | null;
@@ -169,13 +171,15 @@ export class Census {
       if (this.#region.load32(at + device.state) !== layout.DEVICE.READY) return [];
       const limit = this.#region.load64(at + device.mem_limit);
       const share = this.#region.load32(at + device.share_ppm);
+      const sms = this.#region.load32(at + device.sm_count);
+      const part = sms === 0 ? 1 : sms / this.#region.load32(at + device.sm_total);
       const seat = this.#region.load32(at + device.board_seat);
       return {
         index,
         uuid: uuidText(this.#region.slice(at + device.uuid, 16)),
         memLimit: limit === layout.NO_LIMIT ? null : Number(limit),
         softBytes: this.#readSoft(at + device.soft_bytes),
-        sharePercent: share >= layout.WHOLE_GPU ? null : share / (layout.WHOLE_GPU / 100),
+        sharePercent: share >= part * layout.WHOLE_GPU ? null : share / (layout.WHOLE_GPU / 100),
         totalBytes: this.#region.number(at + device.total_bytes),
         peakBytes: this.#region.number(at + device.peak_bytes),
         denials: this.#region.number(at + device.denials),

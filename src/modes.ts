@@ -6,7 +6,6 @@ import type { Plan } from "./limits.ts";
 import { asksForSpatial } from "./spatial-mode.ts";
 import type { MpsHome } from "./mps.ts";
 import type { Card } from "./nvml.ts";
-import { countGroups } from "./partition.ts";
 import type { RegionContent } from "./region.ts";
 import { WHOLE_GPU } from "./layout.gen.ts";
 import { type Arrangement, arrange, type CardPartition, readHolders } from "./spatial.ts";
@@ -75,14 +74,6 @@ export async function settleModes(
   if (plan.mps === "on" && mps.isThere)
     settled.time = { ...plan.time, quantumUs: plan.time.quantumUs ?? MPS_QUANTUM_US };
   return { content: settled, partitions, notes: [...notes, mps.note] };
-}
-
-/** One line for each card: what was asked for and what it comes to, in whole groups. */
-export function describePartitions(partitions: CardPartition[]): string[] {
-  return partitions.map(({ uuid, sms, wantedSms, split }) => {
-    const less = sms < wantedSms ? `, one group less than ${wantedSms}: the rest is taken` : "";
-    return `${uuid}: ${sms} of ${split.sms} SMs (groups of ${split.groupSms}, ${countGroups("rest", split)} of them${less})`;
-  });
 }
 
 /** Every visible card gets an entry, with its SMs where it has some: there the share is no limit by itself. */

@@ -13,7 +13,7 @@ import type { Nvml } from "./nvml.ts";
 import { findObstacle } from "./reach.ts";
 import { createRegion, type OwnRegion, type Region, type RegionContent } from "./region.ts";
 import { say } from "./report/words.ts";
-import type { CardPartition } from "./spatial.ts";
+import type { Arrangement, CardPartition } from "./spatial.ts";
 import { asksForSpatial } from "./spatial-mode.ts";
 import type { Summary } from "./report/summary.ts";
 import { findShim, type Shim } from "./shim.ts";
@@ -274,6 +274,25 @@ async function showSummary(summary: Summary, { report }: Plan): Promise<void> {
   const paint = paintFor(2);
   formatSummary(summary, paint).forEach(say);
   formatMemory(summary, paint, report.verbose > 0).forEach(say);
+}
+
+/** What a start would get of each visible card now, for `--dry-run`. Throws VgpuError where it would be refused. */
+export async function surveySession(plan: Plan): Promise<Arrangement> {
+  const directory = openStateDirectory();
+  sweep(directory);
+  const shim = await findShim();
+  const simulation =
+    plan.sim === null ? null : await (await import("./simulation.ts")).findSimulation(plan.sim);
+  if (simulation === null && !hasDriver()) return { partitions: [], notes: [] };
+  using nvml = new NvmlOnDemand(simulation);
+  const boardDirectory = findBoardDirectory(simulation) ?? directory;
+  const place = findPlace(directory, boardDirectory, shim, simulation, nvml);
+  const visible =
+    plan.gpu === null
+      ? (plan.env["CUDA_VISIBLE_DEVICES"] ?? process.env["CUDA_VISIBLE_DEVICES"])
+      : visibleDevices(plan.gpu, place.listCards() ?? []);
+  const { surveyModes } = await import("./modes.ts");
+  return surveyModes(plan, place, visible);
 }
 
 /** The region while this process is responsible for it: gone with the session, or left to the processes that outlive it. */

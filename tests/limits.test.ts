@@ -83,7 +83,7 @@ describe("precedence: flag, environment, profile, default", () => {
 describe("single GPUs", () => {
   test("a value for one GPU keeps the others' plain value", () => {
     const { limits, sources, notes } = plan("--mem 4g,1=8g --sm 25");
-    const others = { softBytes: null, sharePercent: 25, burstPercent: null };
+    const others = { softBytes: null, sharePercent: 25, burstPercent: null, smCount: null };
     expect(limits.all).toEqual({ memBytes: bytes(4), ...others });
     expect([...limits.gpus]).toEqual([["1", { memBytes: bytes(8), ...others }]]);
     expect(sources).toMatchObject({ mem: "flag", "mem.1": "flag", sm: "flag" });

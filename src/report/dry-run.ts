@@ -1,5 +1,7 @@
 import type { GpuLimit, Plan, Size, Source } from "../limits.ts";
+import { formatGroups } from "../partition.ts";
 import { variableOf } from "../setting.ts";
+import type { CardPartition } from "../spatial.ts";
 import { DIRECTIONS } from "../time-mode.ts";
 import { formatBytes, formatMicroseconds, formatSize } from "../units.ts";
 
@@ -8,18 +10,31 @@ export interface DryRun {
   plan: Plan;
   profile: { name: string; files: string[] } | null;
   environment: Record<string, string>;
+  /** What spatial mode would give now. */
+  partitions: CardPartition[];
 }
 
 /** The dry run for a reader: every limit with its source, the environment to be set, the argv. */
-export function drawDryRun({ plan, profile, environment }: DryRun): string {
+export function drawDryRun({ plan, profile, environment, partitions }: DryRun): string {
   const source = (name: string): string =>
     drawSource(name, plan.sources[name] ?? "default", profile?.name);
   const rows: [string, string, string][] = [
     ["memory", formatSize(plan.limits.all?.memBytes ?? null), source("mem")],
     ["memory, soft", formatSize(plan.limits.all?.softBytes ?? null), source("mem-soft")],
-    ["compute", formatShare(plan.limits.all?.sharePercent ?? null), source("sm")],
+    ["compute", formatShare(plan.limits.all?.sharePercent ?? null, plan.mode), source("sm")],
     ["compute, burst", formatBurst(plan.limits.all), source("burst")],
   ];
+  rows.push(["mode", plan.mode ?? "time, or as the card is used", source("mode")]);
+  rows.push(["MPS", plan.mps ?? "auto", source("mps")]);
+  const counts = [plan.limits.all, ...plan.limits.gpus.values()].map((limit) => limit?.smCount);
+  if (counts.some((count) => count != null))
+    rows.push(["SMs asked for", counts.filter((count) => count != null).join(", "), source("sms")]);
+  for (const { uuid, sms, split, groups } of partitions)
+    rows.push([
+      uuid.slice(0, 12),
+      `${sms} of ${split.sms} SMs`,
+      `groups ${formatGroups(groups)} of 0-${split.groups - 1}, ${split.groupSms} SMs each`,
+    ]);
   for (const [key, limit] of plan.limits.gpus) {
     const { memBytes, softBytes, sharePercent } = limit;
     const own = (name: string): string =>
@@ -27,7 +42,7 @@ export function drawDryRun({ plan, profile, environment }: DryRun): string {
     rows.push([`GPU ${key}: memory`, formatSize(memBytes), own("mem")]);
     if (softBytes != null)
       rows.push([`GPU ${key}: memory, soft`, formatSize(softBytes), own("mem-soft")]);
-    rows.push([`GPU ${key}: compute`, formatShare(sharePercent), own("sm")]);
+    rows.push([`GPU ${key}: compute`, formatShare(sharePercent, plan.mode), own("sm")]);
     if (limit.burstPercent != null)
       rows.push([`GPU ${key}: compute, burst`, formatBurst(limit), own("burst")]);
   }
@@ -59,11 +74,12 @@ export function drawDryRun({ plan, profile, environment }: DryRun): string {
 }
 
 /** The dry run for a program: bytes and percent as numbers, null for no limit. */
-export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
+export function drawDryRunJson({ plan, profile, environment, partitions }: DryRun): string {
   const limit = (gpu: GpuLimit): Record<string, number | null> => ({
     ...sizeFields("memory", gpu.memBytes),
     ...(gpu.softBytes == null ? {} : sizeFields("soft", gpu.softBytes)),
     share_percent: gpu.sharePercent,
+    ...(gpu.smCount == null ? {} : { sm_count: gpu.smCount }),
     ...(gpu.burstPercent == null ? {} : { burst_percent: gpu.burstPercent }),
   });
   return JSON.stringify({
@@ -81,6 +97,15 @@ export function drawDryRunJson({ plan, profile, environment }: DryRun): string {
       copy_bytes_per_s: plan.time.copyRates,
       gang: plan.time.gang,
     },
+    mode: plan.mode ?? null,
+    mps: plan.mps ?? "auto",
+    partitions: partitions.map(({ uuid, sms, split, groups }) => ({
+      gpu: uuid,
+      sms,
+      sms_total: split.sms,
+      group_sms: split.groupSms,
+      groups: formatGroups(groups),
+    })),
     gpu: plan.gpu,
     admit: plan.admit ?? "warn",
     sim: plan.sim,
@@ -126,8 +151,9 @@ function sizeFields(name: string, size: Size | null): Record<string, number | nu
     : { [`${name}_percent`]: size.percent };
 }
 
-function formatShare(percent: number | null): string {
-  return percent === null ? "no limit" : `${percent} % of GPU time`;
+function formatShare(percent: number | null, mode: Plan["mode"]): string {
+  const what = mode === "spatial" ? "of the SMs" : "of GPU time";
+  return percent === null ? "no limit" : `${percent} % ${what}`;
 }
 
 function formatBurst(limit: GpuLimit | null): string {

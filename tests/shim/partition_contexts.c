@@ -280,6 +280,47 @@ static void runtime(void) {
 
 /* --- graphs --- */
 
+/* A kernel node of a library's kernel runs in the context that it names. */
+static void node_inside(CUcontext context, CUstream stream) {
+    CUlibrary library;
+    CUkernel kernel;
+    CUdeviceptr out;
+    CUgraph graph;
+    CUgraphExec exec;
+    CUgraphNode node;
+    unsigned int words = 8, bits[8];
+    void *arguments[] = {&out, &words};
+    MUST(cuLibraryLoadData(&library, ".version 8.0", NULL, NULL, 0, NULL, NULL, 0));
+    MUST(cuLibraryGetKernel(&kernel, library, "vgpu_sim_smids"));
+    MUST(cuMemAlloc_v2(&out, 32));
+    CUgraphNodeParams params = {.type = CU_GRAPH_NODE_TYPE_KERNEL,
+                                .kernel = {.kern = kernel,
+                                           .ctx = context,
+                                           .gridDimX = 132,
+                                           .gridDimY = 1,
+                                           .gridDimZ = 1,
+                                           .blockDimX = 32,
+                                           .blockDimY = 1,
+                                           .blockDimZ = 1,
+                                           .kernelParams = arguments}};
+    for (int i = 0; i < 2; i++) {
+        MUST(cuGraphCreate(&graph, 0));
+        if (i == 0) MUST(cuGraphAddNode(&node, graph, NULL, 0, &params));
+        else MUST(cuGraphAddKernelNode_v2(&node, graph, NULL, 0, &params.kernel));
+        check(params.kernel.ctx == context, "the caller's parameters stay as they are", 0, 0);
+        MUST(cuGraphInstantiateWithFlags(&exec, graph, 0));
+        MUST(cuMemsetD8_v2(out, 0, 32));
+        MUST(cuGraphLaunch(exec, stream));
+        MUST(cuStreamSynchronize(stream));
+        MUST(cuMemcpyDtoH_v2(bits, out, 32));
+        check(memcmp(bits, own_sms, 32) == 0, "a kernel node: inside", bits[0], own_sms[0]);
+        MUST(cuGraphExecDestroy(exec));
+        MUST(cuGraphDestroy(graph));
+    }
+    MUST(cuMemFree_v2(out));
+    MUST(cuLibraryUnload(library));
+}
+
 static void graphs(void) {
     CUcontext context;
     CUgraph graph;
@@ -303,6 +344,7 @@ static void graphs(void) {
     equal(value, 7, "a graph with a node that names the context runs");
     MUST(cuGraphExecDestroy(exec));
     MUST(cuGraphDestroy(graph));
+    node_inside(context, stream);
     MUST(cuStreamDestroy_v2(stream));
     MUST(cuMemFree_v2(p));
     MUST(cuCtxSetCurrent(NULL));
