@@ -327,12 +327,16 @@ async function showKills(rounds: number): Promise<void> {
     const words = sim ? [join(out, "smids"), "30"] : [work, "hold"];
     const children = [40, 40, 40].map((count) => spawn(sms(count), words));
     await Bun.sleep(Math.random() * 1500 * scale);
-    const trees = children.map(({ pid }) => [pid, ...descendants(pid)]);
+    const trees = children.map(({ pid }) => freeze(pid));
+    trees[2]!.forEach((pid) => kill(pid, "SIGCONT"));
     const [victims, others] = [trees.slice(0, 2).flat(), trees[2]!];
     for (const pid of victims) kill(pid);
     await Bun.sleep(50);
     survivors += others.every(isAlive) ? 1 : 0;
-    others.forEach(kill);
+    for (const pid of freeze(children[2]!.pid)) {
+      others.push(pid);
+      kill(pid);
+    }
     await Promise.all(children.map(({ exited }) => exited));
     while ([...victims, ...others].some(isAlive)) await Bun.sleep(5);
     const { status, err } = await run(sms(USABLE), ["true"]);
@@ -368,15 +372,17 @@ async function showFault(): Promise<void> {
   );
 }
 
-function descendants(pid: number): number[] {
+/** Stops a process and all below it, so that none is started unseen. */
+function freeze(pid: number): number[] {
+  kill(pid, "SIGSTOP");
   const { stdout } = Bun.spawnSync(["cat", `/proc/${pid}/task/${pid}/children`]);
   const children = stdout.toString().trim().split(" ").filter(Boolean).map(Number);
-  return children.flatMap((child) => [child, ...descendants(child)]);
+  return [pid, ...children.flatMap(freeze)];
 }
 
-function kill(pid: number): void {
+function kill(pid: number, signal: NodeJS.Signals = "SIGKILL"): void {
   try {
-    process.kill(pid, "SIGKILL");
+    process.kill(pid, signal);
   } catch {}
 }
 
