@@ -228,25 +228,24 @@ const CUDA_KERNEL_NODE_PARAMS *vgpu_partition_kernel(const CUDA_KERNEL_NODE_PARA
     return room;
 }
 
-static CUcontext *context_of(CUgraphNodeParams *params) {
+CUgraphNodeParams *vgpu_partition_node(CUgraphNodeParams *params, CUgraphNodeParams *room) {
+    CUcontext *context;
+    if (!params || !vgpu_partition_any()) return params;
+    /* Only kinds that the driver does not write to: what it would write must reach the caller. */
     switch (params->type) {
     case CU_GRAPH_NODE_TYPE_KERNEL:
-        return &params->kernel.ctx;
+        context = &room->kernel.ctx;
+        break;
     case CU_GRAPH_NODE_TYPE_MEMCPY:
-        return &params->memcpy.copyCtx;
+        context = &room->memcpy.copyCtx;
+        break;
     case CU_GRAPH_NODE_TYPE_MEMSET:
-        return &params->memset.ctx;
+        context = &room->memset.ctx;
+        break;
     default:
-        return NULL;
+        return params;
     }
-}
-
-CUgraphNodeParams *vgpu_partition_node(CUgraphNodeParams *params, CUgraphNodeParams *room) {
-    if (!params || !vgpu_partition_any()) return params;
-    CUcontext *context = context_of(params);
-    if (!context || vgpu_partition_inside(*context) == *context) return params;
     *room = *params;
-    context = context_of(room);
     *context = vgpu_partition_inside(*context);
     return room;
 }
