@@ -43,6 +43,8 @@ export interface DeviceState {
   softBytes: number | null;
   /** Percent of the GPU's time that the gate holds the session to; null: it holds nothing back. */
   sharePercent: number | null;
+  /** Spatial mode: the partition, and the share as it is set, both in percent of the GPU. */
+  partition: { percent: number; setPercent: number } | null;
   totalBytes: number;
   peakBytes: number;
   denials: number;
@@ -180,10 +182,12 @@ export class Census {
         memLimit: limit === layout.NO_LIMIT ? null : Number(limit),
         softBytes: this.#readSoft(at + device.soft_bytes),
         sharePercent: share >= part * layout.WHOLE_GPU ? null : share / (layout.WHOLE_GPU / 100),
+        partition:
+          sms === 0 ? null : { percent: 100 * part, setPercent: share / (layout.WHOLE_GPU / 100) },
         totalBytes: this.#region.number(at + device.total_bytes),
         peakBytes: this.#region.number(at + device.peak_bytes),
         denials: this.#region.number(at + device.denials),
-        chargedNs: this.#region.number(at + device.charged_ns),
+        chargedNs: this.#region.number(at + device.charged_ns) * part,
         seat: seat === 0 ? null : seat - 1,
         copies: this.#readCopies(at),
       };

@@ -9,6 +9,7 @@ export class LimitChanges {
   readonly #feed: EventFeed;
   readonly #note: (text: string) => void;
   readonly #known = new Map<string, Limits>();
+  readonly #set = new Map<string, number>();
 
   constructor(feed: EventFeed, note: (text: string) => void) {
     this.#feed = feed;
@@ -16,6 +17,7 @@ export class LimitChanges {
   }
 
   look(devices: DeviceState[], members: Member[]): void {
+    devices.forEach((device) => this.#lookAtPartition(device));
     for (const { index, uuid, memLimit, sharePercent } of devices) {
       const before = this.#known.get(uuid);
       this.#known.set(uuid, { memLimit, sharePercent });
@@ -35,6 +37,18 @@ export class LimitChanges {
         );
       }
     }
+  }
+
+  /** SMs are given out at the start. What was asked for then may lie above them by the rounding. */
+  #lookAtPartition({ uuid, partition }: DeviceState): void {
+    if (partition === null) return;
+    const { percent, setPercent } = partition;
+    const before = this.#set.get(uuid);
+    this.#set.set(uuid, setPercent);
+    if (before === undefined || before === setPercent || setPercent <= percent) return;
+    this.#note(
+      `the share on ${uuid} is now ${setPercent} %, above the session's own SMs (${percent.toFixed(1)} %): all of those are used, more needs a new start`,
+    );
   }
 }
 

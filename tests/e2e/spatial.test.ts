@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
-import { join } from "node:path";
-import { header } from "../../src/layout.gen.ts";
+import { basename, join } from "node:path";
+import { device, header } from "../../src/layout.gen.ts";
 import { provideMps } from "../../src/mps.ts";
 import { readProcess } from "../../src/process.ts";
-import { Region } from "../../src/region.ts";
+import { deviceOffset, Region } from "../../src/region.ts";
 import { folder, PLAIN, ROOT } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
@@ -13,12 +13,15 @@ const ROUNDS = Number(process.env["VGPU_TEST_ROUNDS"] ?? 20);
 const STATE = `/dev/shm/vgpu-${userInfo().uid}`;
 const work = folder();
 const smids = join(work.path, "smids");
+const load = join(work.path, "load");
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  const source = join(ROOT, "tests/fixtures/smids.c");
-  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", smids]);
-  expect(stderr.toString()).toBe("");
+  for (const program of [smids, load]) {
+    const source = join(ROOT, `tests/fixtures/${basename(program)}.c`);
+    const words = ["cc", "-std=gnu11", "-O2", "-pthread", source, "-o", program, "-ldl"];
+    expect(Bun.spawnSync(words).stderr.toString()).toBe("");
+  }
   Bun.spawnSync([BIN, "run", "--sim", "-q", "true"], { env: machine("built") }); // once: takes seconds
 }, 120_000);
 
@@ -108,12 +111,38 @@ describe("SMs of one's own", () => {
     expect(last.err).toContain("24 of 132 SMs, groups 12-14, less than 32: the rest is taken");
   });
 
-  test("a share below one group is the time gate inside it", () => {
-    const env = machine("small");
-    const flags = ["--mode", "spatial", "--sm", "3", "--json", "-v"];
-    const { out } = run(env, flags);
-    expect(out).toBe("8 of 8: 0-7");
-  });
+  test("a share below one group is the time gate inside it; raised past it, in words", async () => {
+    const env = { ...machine("small"), VGPU_SIM_KERNEL_US: "20" };
+    const flags = [
+      "--mode",
+      "spatial",
+      "--sm",
+      "3",
+      "--json",
+      "--",
+      load,
+      ...["--us", "50", "--seconds", "3"],
+    ];
+    const child = Bun.spawn([BIN, "run", "--sim", ...flags], {
+      env,
+      stdin: "ignore",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    while (mine(env).length === 0) await Bun.sleep(10);
+    const region = new Region(join(STATE, mine(env)[0]!));
+    while (region.load32(header.slots_used) === 0) await Bun.sleep(10);
+    await Bun.sleep(2500);
+    region.store32(deviceOffset(0) + device.share_ppm, 500_000);
+    region.store32(header.limits_version, region.load32(header.limits_version) + 1);
+    const err = await new Response(child.stderr).text();
+    expect(await child.exited).toBe(0);
+    const summary = JSON.parse(err.split("\n").find((line) => line.startsWith("{"))!);
+    // 3 % of the GPU while held, 6.06 % (8 of 132 SMs) once it is not.
+    expect(summary.gpus[0].realised_share).toBeGreaterThan(2.4);
+    expect(summary.gpus[0].realised_share).toBeLessThan(4.5);
+    expect(err).toContain("is now 50 %, above the session's own SMs (6.1 %)");
+  }, 20_000);
 
   test("a session without a share gets what is free on a spatial card", async () => {
     const env = machine("rest");
