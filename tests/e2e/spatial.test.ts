@@ -56,8 +56,8 @@ async function start(env: Environment, flags: string[]) {
   return {
     out,
     child,
-    async end(signal: NodeJS.Signals = "SIGTERM") {
-      child.kill(signal);
+    async end() {
+      child.kill("SIGTERM");
       await child.exited;
     },
   };
@@ -90,7 +90,7 @@ describe("SMs of one's own", () => {
     const outsider = run(env, []);
     await first.end();
     const third = run(env, ["--sms", "16"]);
-    await second.end("SIGKILL");
+    await second.end();
     expect(first.out).toBe("56 of 56: 0-55");
     expect(second.out).toBe("64 of 64: 56-119");
     expect([outsider.status, outsider.out]).toEqual([125, ""]);
