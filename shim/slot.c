@@ -1,11 +1,11 @@
 #include "slot.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -51,16 +51,13 @@ bool vgpu_process_stat(uint32_t pid, uint64_t *start_time, char *state, uint64_t
     return true;
 }
 
-/* A zombie leader may have threads that are still being torn down: "." , ".." and the leader. */
+/* A zombie leader may have threads that are still being torn down. Their number is the directory's
+ * link count: reading its entries ends early when a thread goes meanwhile. */
 static bool other_threads_left(uint32_t pid) {
     char path[32];
+    struct stat info;
     snprintf(path, sizeof path, "/proc/%u/task", pid);
-    DIR *tasks = opendir(path);
-    if (!tasks) return false;
-    int entries = 0;
-    while (readdir(tasks)) entries++;
-    closedir(tasks);
-    return entries > 3;
+    return stat(path, &info) == 0 && info.st_nlink > 2 + 1;
 }
 
 static enum vgpu_life judge(uint32_t pid, char state, uint64_t flags) {

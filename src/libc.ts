@@ -79,6 +79,7 @@ export interface FileState {
   mode: number;
   uid: number;
   size: number;
+  links: number;
 }
 
 const S_IFMT = 0o170000;
@@ -94,6 +95,7 @@ export function readState(path: string, { followLinks = true } = {}): FileState 
   const flags = followLinks ? 0 : AT_SYMLINK_NOFOLLOW;
   if (libc.statx(AT_FDCWD, text(path), flags, STATX_BASIC, stateBytes) !== 0) return null;
   return {
+    links: stateRoom.getUint32(16, true),
     uid: stateRoom.getUint32(20, true),
     mode: stateRoom.getUint16(28, true),
     size: Number(stateRoom.getBigUint64(40, true)),

@@ -1,4 +1,4 @@
-import { listDirectory, readText } from "./libc.ts";
+import { listDirectory, readState, readText } from "./libc.ts";
 
 /** A process as /proc/PID/stat shows it. */
 export interface ProcessState {
@@ -36,7 +36,8 @@ export function isPresent(pid: number, startTime: bigint): boolean {
   const found = readProcess(pid);
   if (found === null || (startTime !== 0n && found.startTime !== startTime)) return false;
   if (found.state !== "Z" && found.state !== "X") return true;
-  return listNumbers(`/proc/${pid}/task`).length > 1;
+  // Its threads and two: reading the entries would end early when one goes meanwhile.
+  return (readState(`/proc/${pid}/task`)?.links ?? 0) > 2 + 1;
 }
 
 /** Whether the process was started with this entry (`NAME=VALUE`) in its environment. */

@@ -1,6 +1,7 @@
 /* The ledger alone. Sources: shim/ledger.c shim/slot.c. */
 #include "memory_check.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -96,10 +97,39 @@ static void names_and_pids(void) {
     equal(vgpu_ledger_used(region, 0), 0, "killed: its bytes are back");
 }
 
+static void *lingers(void *unused) {
+    for (;;) pause();
+    return unused;
+}
+
+/* The first thread ends, another stays: the process holds what it holds. */
+static void leaders(void) {
+    struct vgpu_region *region = region_new(100 * MiB);
+    pid_t child = fork();
+    if (child == 0) {
+        struct vgpu_account account = account_of(region, (uint32_t)getpid());
+        pthread_t thread;
+        vgpu_ledger_reserve(&account, 60 * MiB);
+        pthread_create(&thread, NULL, lingers, NULL);
+        pthread_exit(NULL);
+    }
+    uint64_t start_time, flags;
+    char state = '?';
+    for (double end = now_s() + 10; now_s() < end && state != 'Z'; usleep(1000))
+        vgpu_process_stat((uint32_t)child, &start_time, &state, &flags);
+    equal((uint64_t)state, 'Z', "a leader that has ended");
+    equal((uint64_t)vgpu_slot_reap(region), 0, "does not take the process with it");
+    equal(vgpu_ledger_used(region, 0), 60 * MiB, "nor its bytes");
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    equal((uint64_t)vgpu_slot_reap(region), 1, "the last thread does");
+}
+
 int main(void) {
     limits();
     exact();
     drift();
     names_and_pids();
+    leaders();
     return failures != 0;
 }
