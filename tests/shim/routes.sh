@@ -19,7 +19,7 @@ check() { # NAME COMMAND...: exit status 0 and no output but comments
   text=$("$@" 2>&1)
   status=$?
   grep '^#' <<<"$text"
-  text=$(grep -v '^#' <<<"$text" | tr '\n' ' ')
+  text=$(grep -v '^#' <<<"$text" | tr '\n' ' ' | cut -c1-400)
   if [ $status -eq 0 ] && [ -z "${text// /}" ]; then say "$name"; else say "$name" "status $status $text"; fi
 }
 with() { # run a program of the architecture under PRELOAD and LIBS
