@@ -7,15 +7,23 @@
 /* An address and its block fall into the same shard, so that one lock covers both tables. */
 #define SHARDS 64
 #define FIRST_SIZE 16
+/* The driver places pieces at multiples of 512 bytes, and promises 256. A piece is one bit of its
+ * block: what is looked at to free it stays near, however many live (100,000 pieces of 512 bytes are
+ * 49 blocks: 55 KiB in all). */
+#define PIECE_STEP 256
+#define PIECE_WORDS (VGPU_BLOCK_BYTES / PIECE_STEP / 64)
 
 /* Open addressing, linear probing, deletion by shifting back: no tombstones, so the cost of a
  * look-up depends on the load (<= 3/4) and never on what was there before. */
 struct entry {
     uint64_t key; /* 0 = empty */
-    uint64_t value;
+    union {
+        uint64_t charge;  /* of a pointer */
+        uint64_t *pieces; /* of a block: a bit for each live one */
+    };
     uint32_t owner;
     uint16_t device;
-    uint16_t piece;
+    uint16_t count; /* of a block: live pieces */
 };
 
 struct table {
@@ -26,8 +34,8 @@ struct table {
 
 struct shard {
     pthread_mutex_t lock;
-    struct table pointers; /* address -> charge (pieces: 0) */
-    struct table blocks;   /* block number and owner -> live pieces */
+    struct table pointers; /* address -> charge, for what is no piece */
+    struct table blocks;   /* block number + 1 -> live pieces */
 } __attribute__((aligned(64)));
 
 static struct shard shards[SHARDS] = {
@@ -97,52 +105,87 @@ static void table_remove(struct table *table, struct entry *gone) {
     table->count--;
 }
 
-/* Contexts do not share blocks: with the owner in the key a block that a dying context still holds
- * is told apart from a new one at the same place. */
-static uint64_t block_key(uint64_t address, uint32_t owner) {
-    return ((address / VGPU_BLOCK_BYTES) << 28 | (owner & 0xfffffff)) + 1;
+static struct entry *find_block(const struct shard *shard, uint64_t address) {
+    return table_find(&shard->blocks, address / VGPU_BLOCK_BYTES + 1);
 }
 
-/* Removes one pointer; returns the charge that goes with it. */
-static uint64_t shard_remove(struct shard *shard, struct entry *found) {
-    uint64_t charge = found->value;
-    if (found->piece) {
-        struct entry *block = table_find(&shard->blocks, block_key(found->key, found->owner));
-        if (block && --block->value == 0) {
-            table_remove(&shard->blocks, block);
-            charge = VGPU_BLOCK_BYTES;
+static uint64_t *word_of(const struct entry *block, uint64_t address) {
+    return &block->pieces[address % VGPU_BLOCK_BYTES / PIECE_STEP / 64];
+}
+
+static uint64_t bit_of(uint64_t address) { return UINT64_C(1) << (address / PIECE_STEP % 64); }
+
+static void shard_drop_block(struct shard *shard, struct entry *block) {
+    free(block->pieces);
+    table_remove(&shard->blocks, block);
+}
+
+/* Removes what lives at the address; false if nothing does. taken->charge is what goes with it. */
+static bool shard_take(struct shard *shard, uint64_t address, struct vgpu_block *taken) {
+    struct entry *found = find_block(shard, address);
+    if (found && address % PIECE_STEP == 0 && *word_of(found, address) & bit_of(address)) {
+        *taken = (struct vgpu_block){address, 0, found->owner, found->device, 1};
+        *word_of(found, address) &= ~bit_of(address);
+        if (--found->count == 0) {
+            taken->charge = VGPU_BLOCK_BYTES;
+            shard_drop_block(shard, found);
         }
+        return true;
     }
+    found = address ? table_find(&shard->pointers, address) : NULL;
+    if (!found) return false;
+    *taken = (struct vgpu_block){address, found->charge, found->owner, found->device, 0};
     table_remove(&shard->pointers, found);
-    return charge;
+    return true;
+}
+
+/* The put functions return what of the charge is not needed. Without host memory for an entry the
+ * charge stays until the process ends: on the safe side. */
+static uint64_t shard_put_pointer(struct shard *shard, const struct vgpu_block *block) {
+    struct entry *entry = table_add(&shard->pointers, block->address);
+    if (!entry) return 0;
+    entry->charge = block->charge;
+    entry->owner = block->owner;
+    entry->device = block->device;
+    return 0;
+}
+
+/* Contexts do not share blocks: of two the later one (the larger serial) has it, and the other is
+ * dying. Owner 0 is a context not yet known: the same one. */
+static uint64_t shard_put_piece(struct shard *shard, const struct vgpu_block *piece) {
+    uint64_t unneeded = 0;
+    struct entry *block = find_block(shard, piece->address);
+    if (block && block->owner && piece->owner && block->owner != piece->owner) {
+        if (piece->owner < block->owner) return piece->charge;
+        shard_drop_block(shard, block);
+        block = NULL;
+        unneeded = VGPU_BLOCK_BYTES;
+    }
+    if (block) {
+        unneeded = piece->charge;
+    } else {
+        uint64_t *pieces = calloc(PIECE_WORDS, sizeof *pieces);
+        if (!pieces) return unneeded;
+        block = table_add(&shard->blocks, piece->address / VGPU_BLOCK_BYTES + 1);
+        if (!block) return free(pieces), unneeded;
+        block->pieces = pieces;
+        block->device = piece->device;
+    }
+    if (piece->owner) block->owner = piece->owner;
+    *word_of(block, piece->address) |= bit_of(piece->address);
+    block->count++;
+    return unneeded;
 }
 
 uint64_t vgpu_blocks_put(const struct vgpu_block *block) {
     struct shard *shard = shard_of(block->address);
+    /* At no such step a piece cannot be told from its neighbours: it keeps a charge of its own. */
+    bool is_piece = block->piece && block->address % PIECE_STEP == 0;
+    struct vgpu_block stale;
     uint64_t unneeded = 0;
     pthread_mutex_lock(&shard->lock);
-    struct entry *found = table_find(&shard->pointers, block->address);
-    if (found) unneeded += shard_remove(shard, found);
-    found = table_add(&shard->pointers, block->address);
-    /* Without host memory for an entry the charge stays until the process ends: on the safe side.
-     */
-    if (found) {
-        found->owner = block->owner;
-        found->device = block->device;
-        found->piece = block->piece;
-        if (!block->piece) {
-            found->value = block->charge;
-        } else {
-            uint64_t key = block_key(block->address, block->owner);
-            struct entry *whole = table_find(&shard->blocks, key);
-            if (whole) unneeded += block->charge;
-            else if ((whole = table_add(&shard->blocks, key))) {
-                whole->owner = block->owner;
-                whole->device = block->device;
-            }
-            if (whole) whole->value++;
-        }
-    }
+    if (shard_take(shard, block->address, &stale)) unneeded += stale.charge;
+    unneeded += is_piece ? shard_put_piece(shard, block) : shard_put_pointer(shard, block);
     pthread_mutex_unlock(&shard->lock);
     return unneeded;
 }
@@ -150,16 +193,9 @@ uint64_t vgpu_blocks_put(const struct vgpu_block *block) {
 bool vgpu_blocks_take(uint64_t address, struct vgpu_block *block) {
     struct shard *shard = shard_of(address);
     pthread_mutex_lock(&shard->lock);
-    struct entry *found = address ? table_find(&shard->pointers, address) : NULL;
-    if (found) {
-        *block = (struct vgpu_block){.address = address,
-                                     .owner = found->owner,
-                                     .device = found->device,
-                                     .piece = found->piece};
-        block->charge = shard_remove(shard, found);
-    }
+    bool is_known = shard_take(shard, address, block);
     pthread_mutex_unlock(&shard->lock);
-    return found != NULL;
+    return is_known;
 }
 
 uint64_t vgpu_blocks_return(const struct vgpu_block *block) {
@@ -171,24 +207,32 @@ uint64_t vgpu_blocks_return(const struct vgpu_block *block) {
     return unneeded - (whole.charge - block->charge);
 }
 
-static void table_drop_owner(struct table *table, uint32_t owner, uint64_t charge,
-                             uint64_t *bytes) {
-    for (uint64_t i = 0; i < table->size;) {
-        struct entry *entry = &table->entries[i];
+/* Removing shifts another entry into the place: it is looked at again. */
+static void shard_drop_owner(struct shard *shard, uint32_t owner, uint64_t *bytes) {
+    for (uint64_t i = 0; i < shard->pointers.size;) {
+        struct entry *entry = &shard->pointers.entries[i];
         if (!entry->key || entry->owner != owner) {
             i++;
             continue;
         }
-        bytes[entry->device] += charge ? charge : entry->value;
-        table_remove(table, entry); /* may shift another one into this place: look again */
+        bytes[entry->device] += entry->charge;
+        table_remove(&shard->pointers, entry);
+    }
+    for (uint64_t i = 0; i < shard->blocks.size;) {
+        struct entry *block = &shard->blocks.entries[i];
+        if (!block->key || block->owner != owner) {
+            i++;
+            continue;
+        }
+        bytes[block->device] += VGPU_BLOCK_BYTES;
+        shard_drop_block(shard, block);
     }
 }
 
 void vgpu_blocks_drop_owner(uint32_t owner, uint64_t *bytes) {
     for (int i = 0; i < SHARDS; i++) {
         pthread_mutex_lock(&shards[i].lock);
-        table_drop_owner(&shards[i].pointers, owner, 0, bytes);
-        table_drop_owner(&shards[i].blocks, owner, VGPU_BLOCK_BYTES, bytes);
+        shard_drop_owner(&shards[i], owner, bytes);
         pthread_mutex_unlock(&shards[i].lock);
     }
 }
@@ -232,6 +276,8 @@ uint64_t vgpu_blocks_count(void) {
     for (int i = 0; i < SHARDS; i++) {
         pthread_mutex_lock(&shards[i].lock);
         count += shards[i].pointers.count;
+        for (uint64_t k = 0; k < shards[i].blocks.size; k++)
+            if (shards[i].blocks.entries[k].key) count += shards[i].blocks.entries[k].count;
         pthread_mutex_unlock(&shards[i].lock);
     }
     return count;

@@ -87,7 +87,7 @@ if [ "$what" != sim ]; then
     pure ledger_basic $shim/ledger.c $shim/slot.c
     pure ledger_race $shim/ledger.c $shim/slot.c
     pure region_race $shim/ledger.c $shim/slot.c $shim/ring.c $shim/gate.c
-    pure blocks_basic $shim/blocks.c
+    pure blocks_basic
     pure memory_handles $shim/handles.c
     pure memory_devices $shim/device.c $shim/slot.c
     pure memory_images $shim/images.c
