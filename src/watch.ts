@@ -15,6 +15,8 @@ import { Throttling, type Turns } from "./throttling.ts";
 import { formatBytes } from "./units.ts";
 
 const SOON_MS = 20;
+/** Younger than this a look at NVML is not repeated; the next one comes after SOON_MS. */
+const FRESH_MS = 10;
 /** While only the GPU is busy. */
 const BUSY_MS = 1000;
 /** While nothing moves: a glance at the region and at who lives. */
@@ -132,8 +134,10 @@ export class Watch {
     const moved = this.#whatMoved();
     const devices = this.#census.devices();
     this.#pressure.look([...this.#census.members.values()], devices, Number(monotonicNs()));
-    if (isActive || moved !== null || this.#isAuditDue() || !this.#audit.isSettled)
-      this.#startAudit();
+    // A bell has just been answered by a look: each one at NVML holds up every driver call on the card.
+    const isFresh = monotonicNs() - this.#lookedNs < BigInt(FRESH_MS) * 1_000_000n;
+    const isWanted = isActive || moved !== null || this.#isAuditDue() || !this.#audit.isSettled;
+    if (isWanted && !isFresh) this.#startAudit();
     this.#limitChanges.look(devices, [...this.#census.members.values()]);
     for (const device of devices) this.#checkLimit(device);
     this.#throttling.look();
@@ -203,6 +207,7 @@ export class Watch {
         const wanted = this.#region.load32(header.audit_wanted);
         await this.#auditOnce();
         if (this.#isOver) return;
+        this.#region.store64(header.audit_ns, this.#lookedNs);
         this.#region.store32(header.audit_done, wanted);
         isWanted = this.#region.load32(header.audit_wanted) !== wanted;
       }
