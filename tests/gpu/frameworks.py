@@ -99,7 +99,8 @@ class Jax:
         return self.jax.numpy.full(BLOCK // 4, value, dtype="int32").block_until_ready()
 
     def holds(self, block, value):
-        return int(block.min()) == value and int(block.max()) == value
+        # On the host: XLA's autotuner wants scratch memory for a reduction, and there is no room for any.
+        return bool((self.jax.device_get(block) == value).all())
 
     def free(self):
         pass

@@ -1,6 +1,10 @@
-/* Samples NVML's process list of GPU 0 from outside, some thousand times a second, and says for
- * each process tree that it was told of what the list came to. On stdin: watch PID LIMIT      from
- * now on; LIMIT in bytes stop PID             prints one JSON line for that tree, and forgets it
+/* Samples NVML's process list of GPU 0 from outside, 2,000 times a second, and says for each process
+ * tree that it was told of what the list came to. One sampler does for all trees of a card: each look
+ * holds up the driver calls of everybody on it, so it keeps a pace and never looks twice for two trees.
+ * On stdin:
+ *     watch PID LIMIT      from now on; LIMIT in bytes
+ *     tell PID             prints one JSON line for that tree
+ *     stop PID             the same, and forgets it
  * Ends when stdin does. A process belongs to a tree if PID is among its ancestors, and goes on
  * belonging to it when they are gone: what the driver still holds for the dead counts. */
 #include <dlfcn.h>
@@ -11,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -19,7 +24,7 @@
 #define TREES 256
 #define KNOWN 8192
 #define LISTED 512
-#define PAUSE_NS 100000
+#define PERIOD_NS 500000
 
 /* Whose a process is, beside the number of a tree. */
 enum {
@@ -31,7 +36,7 @@ enum {
 struct tree {
     unsigned root; /* 0: free */
     uint64_t limit, now, peak, samples, above, over_bytes;
-    double begin, last, slowest, over_since, over_longest; /* s */
+    double begin, last, slowest, over_since, over_longest, looking; /* s */
 };
 static struct tree trees[TREES];
 
@@ -43,6 +48,18 @@ static struct {
 static int known_count;
 static uint64_t rounds;
 static uint64_t unplaced; /* most bytes of processes that /proc does not have */
+
+/* Sleeps to the next tick; what came too late is not made up for. */
+static void keep_pace(void) {
+    static struct timespec next;
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    next.tv_nsec += PERIOD_NS;
+    if (next.tv_nsec >= 1000000000) next.tv_sec++, next.tv_nsec -= 1000000000;
+    if (next.tv_sec < now.tv_sec || (next.tv_sec == now.tv_sec && next.tv_nsec < now.tv_nsec))
+        next = now;
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+}
 
 static double now_s(void) {
     struct timespec t;
@@ -106,11 +123,12 @@ static void tell(const struct tree *tree) {
     if (tree->over_since > 0 && tree->last - tree->over_since > longest)
         longest = tree->last - tree->over_since;
     printf("{\"pid\":%u,\"peak_bytes\":%llu,\"left_bytes\":%llu,\"samples\":%llu,\"per_second\":"
-           "%.0f,\"slowest_ms\":%.2f,\"above_limit\":%llu,\"over_bytes\":%llu,\"over_ms\":%.2f,"
+           "%.0f,\"slowest_ms\":%.2f,\"look_us\":%.0f,\"above_limit\":%llu,\"over_bytes\":%llu,\"over_ms\":%.2f,"
            "\"unplaced_bytes\":%llu}\n",
            tree->root, (unsigned long long)tree->peak, (unsigned long long)tree->now,
            (unsigned long long)tree->samples,
            (double)tree->samples / (tree->last - tree->begin + 1e-9), tree->slowest * 1e3,
+           tree->looking * 1e6 / ((double)tree->samples + 1e-9),
            (unsigned long long)tree->above, (unsigned long long)tree->over_bytes, longest * 1e3,
            (unsigned long long)unplaced);
     fflush(stdout);
@@ -190,10 +208,12 @@ int main(void) {
     if (!init || !by_index || !list || init() || by_index(0, &device))
         return fprintf(stderr, "sampler: no NVML\n"), 2;
     /* Beside a hundred busy threads, where we may: it sleeps most of the time. */
+    prctl(PR_SET_TIMERSLACK, 1000UL);
     sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){.sched_priority = 1});
     while (read_orders()) {
         static nvmlProcessInfo_t processes[LISTED];
         unsigned count = LISTED;
+        double asked = now_s();
         if (list(device, &count, processes))
             return fprintf(stderr, "sampler: process list failed\n"), 3;
         for (int i = 0; i < TREES; i++) trees[i].now = 0;
@@ -207,8 +227,8 @@ int main(void) {
         double t = now_s();
         rounds++;
         for (int i = 0; i < TREES; i++)
-            if (trees[i].root) note(&trees[i], t);
-        nanosleep(&(struct timespec){.tv_nsec = PAUSE_NS}, NULL);
+            if (trees[i].root) note(&trees[i], t), trees[i].looking += t - asked;
+        keep_pace();
     }
     return 0;
 }

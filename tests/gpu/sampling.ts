@@ -11,6 +11,8 @@ export interface Sample {
   per_second: number;
   /** The longest time without a sample. */
   slowest_ms: number;
+  /** What one look takes, on average. */
+  look_us: number;
   above_limit: number;
   /** The most above the limit, and the longest stretch above it. */
   over_bytes: number;
@@ -113,5 +115,5 @@ export function describe(sample: Sample): string {
       : `${sample.above_limit} above (by ${(sample.over_bytes / MIB).toFixed(1)} MiB, ${sample.over_ms} ms)`;
   const strange =
     sample.unplaced_bytes === 0 ? "" : ", processes that /proc does not have: figures incomplete";
-  return `NVML ${(sample.peak_bytes / MIB).toFixed(1)} MiB at most, ${sample.samples} samples at ${sample.per_second}/s (longest gap ${sample.slowest_ms} ms), ${over}${strange}`;
+  return `NVML ${(sample.peak_bytes / MIB).toFixed(1)} MiB at most, ${sample.samples} samples at ${sample.per_second}/s (each ${sample.look_us} µs, longest gap ${sample.slowest_ms} ms), ${over}${strange}`;
 }

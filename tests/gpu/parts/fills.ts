@@ -9,9 +9,9 @@ import { belowBar, describe, Sampler, staysBelow } from "../sampling.ts";
 
 const GIB = 2 ** 30;
 const AT_REST = 4 * 2 ** 20;
-/** At once, so that all fit on the card beside each other. */
-const BUDGET_GIB = 100;
-const AT_ONCE = isSimulated ? 2 : 10;
+/** At once: each supervisor's looks at NVML hold up the others' driver calls, so not many. */
+const BUDGET_GIB = 80;
+const AT_ONCE = isSimulated ? 2 : 6;
 
 interface Fill {
   limit_bytes: number;
@@ -24,6 +24,8 @@ interface Fill {
   after_bytes: number;
   ledger_after_bytes: number;
   managed_bytes: number;
+  /** Plain blocks beside a slow path, which filled the rest. */
+  ballast_bytes: number;
   wrong: string;
 }
 
@@ -39,7 +41,7 @@ export async function fills(): Promise<void> {
   const program = join(out, "memory_paths");
   const list = (await run([program, "list"])).stdout.trim().split("\n");
   const jobs: Job[] = [];
-  for (const gib of sizes.toSorted((a, b) => b - a))
+  for (const gib of sizes.toSorted((a, b) => a - b))
     for (const line of list) {
       const [path = "", kind = ""] = line.split(" ");
       jobs.push({ path, kind, gib, isAudited: true });
@@ -73,7 +75,7 @@ async function fill({ path, kind, gib, isAudited }: Job, sampler: Sampler): Prom
     limit,
     ["--mem", `${gib}g`, "-q"],
     [join(out, "memory_paths"), "fill", path],
-    { env: isAudited ? {} : { VGPU_TEST_AUDIT: "off" }, limitSeconds: 150 },
+    { env: isAudited ? {} : { VGPU_TEST_AUDIT: "off" }, limitSeconds: 60 },
   );
   const sample = await sampler.ask("tell", ran.pid);
   const bar = `${belowBar(isSized)}; code 2; refused right; ledger = NVML ± 4 MiB`;
@@ -90,7 +92,7 @@ async function fill({ path, kind, gib, isAudited }: Job, sampler: Sampler): Prom
     "fills",
     what,
     `${gib} GiB`,
-    `${describe(sample)}; ${got.pieces} pieces; ` +
+    `${describe(sample)}; ${got.pieces} pieces${got.ballast_bytes > 0 ? ` above ${mib(got.ballast_bytes)} of plain blocks` : ""}; ` +
       (isManaged
         ? `sum of sizes ${mib(got.managed_bytes)}; `
         : `refused ${mib(got.asked_bytes)} at ${mib(got.held_bytes)} with code ${got.code}; ` +

@@ -45,7 +45,7 @@ async function mix(gib: number, isSized: boolean, sampler: Sampler): Promise<voi
     ["--mem", `${gib}g`, "-q", "--events-file", file],
     [join(out, "memory_paths"), ...words],
     // Off, so that at rest the ledger stands for itself.
-    { env: isSized ? { VGPU_TEST_AUDIT: "off" } : {}, limitSeconds: seconds + 150 },
+    { env: isSized ? { VGPU_TEST_AUDIT: "off" } : {}, limitSeconds: seconds + 60 },
   );
   const sample = await sampler.ask("stop", ran.pid);
   const what = `${PROCESSES} × ${THREADS} threads, ${seconds} s, ${isSized ? "sized paths, audit off" : "all paths"}`;
