@@ -8,8 +8,8 @@
 #define SHARDS 64
 #define FIRST_SIZE 16
 /* The driver places pieces at multiples of 512 bytes, and promises 256. A piece is one bit of its
- * block: what is looked at to free it stays near, however many live (100,000 pieces of 512 bytes are
- * 49 blocks: 55 KiB in all). */
+ * block: what is looked at to free it stays near, however many live (100,000 pieces of 512 bytes
+ * are 49 blocks: 55 KiB in all). */
 #define PIECE_STEP 256
 #define PIECE_WORDS (VGPU_BLOCK_BYTES / PIECE_STEP / 64)
 

@@ -2,10 +2,10 @@
  * driver's own function in turn; the difference of the block means, its median and 95 % interval.
  * Run it under `vgpu run` (it says so if the two pointers are the same).
  *     cost launch|rested|drained|opening|alloc|async|create [blocks]      one JSON line
- * launch: empty kernels back to back into a drained stream; rested: each block after 100 ms idle, too
- * (see design: limited launches).
- * drained: launches into a drained stream, within a slice; opening: launches 10 ms apart, each of
- * which opens a slice. Of these two a block is the median of its calls: some wait for their share.
+ * launch: empty kernels back to back into a drained stream; rested: each block after 100 ms idle,
+ * too (see design: limited launches). drained: launches into a drained stream, within a slice;
+ * opening: launches 10 ms apart, each of which opens a slice. Of these two a block is the median of
+ * its calls: some wait for their share.
  */
 #include <dlfcn.h>
 #include <math.h>
@@ -19,7 +19,8 @@
 
 #define CALLS 1000
 #define MAX_BLOCKS 1000
-/* The last calls of a block are timed apart: they would be slow if the queue (1,024 deep) were full. */
+/* The last calls of a block are timed apart: they would be slow if the queue (1,024 deep) were
+ * full. */
 #define TAIL 200
 
 static const char ptx[] = ".version 7.0\n.target sm_50\n.address_size 64\n"
@@ -113,8 +114,7 @@ static double block(const char *what, const struct calls *calls, CUstream stream
     double begin = now_ns(), tail_begin = begin;
     for (int i = 0; i < CALLS; i++) {
         if (i == CALLS - TAIL) tail_begin = now_ns();
-        if (is_launch)
-            must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), what);
+        if (is_launch) must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), what);
         else if (!strcmp(what, "alloc"))
             must(calls->alloc(&p, 65536), what), must(calls->release(p), what);
         else if (!strcmp(what, "async"))

@@ -168,7 +168,8 @@ static void meet(void) {
     must(CUDA_ERROR_UNKNOWN, "another process did not come");
 }
 
-/* The pointer is read and written outside of what is timed: the program's own cache miss is not ours. */
+/* The pointer is read and written outside of what is timed: the program's own cache miss is not
+ * ours. */
 static uint32_t take_one(uint64_t k) {
     CUdeviceptr block = 0;
     inner_ns = 0;

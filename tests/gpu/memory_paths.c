@@ -377,7 +377,8 @@ static void note(bool good, const char *what) {
 
 static union slot slots[MOST];
 
-/* A look at NVML holds up every driver call on the card: the sampler outside looks, not each of us. */
+/* A look at NVML holds up every driver call on the card: the sampler outside looks, not each of us.
+ */
 static void look_sometimes(uint64_t *most) {
     static double last;
     double now = now_s();
@@ -455,7 +456,8 @@ static int fill(const struct path *path) {
     printf("{\"path\":\"%s\",\"limit_bytes\":%zu,\"held_bytes\":%llu,\"most_bytes\":%llu,"
            "\"asked_bytes\":%llu,\"code\":%d,\"pieces\":%llu,\"pieces_again\":%llu,"
            "\"before_bytes\":%llu,\"ledger_full_bytes\":%llu,\"after_bytes\":%llu,"
-           "\"ledger_after_bytes\":%llu,\"managed_bytes\":%llu,\"ballast_bytes\":%llu,\"wrong\":\"%s\"}\n",
+           "\"ledger_after_bytes\":%llu,\"managed_bytes\":%llu,\"ballast_bytes\":%llu,\"wrong\":\"%"
+           "s\"}\n",
            path->name, limit, (unsigned long long)full, (unsigned long long)most,
            (unsigned long long)asked, (int)rc, (unsigned long long)counts[0],
            (unsigned long long)counts[1], (unsigned long long)before,

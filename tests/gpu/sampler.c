@@ -1,12 +1,12 @@
 /* Samples NVML's process list of GPU 0 from outside, 2,000 times a second, and says for each process
- * tree that it was told of what the list came to. One sampler does for all trees of a card: each look
- * holds up the driver calls of everybody on it, so it keeps a pace and never looks twice for two trees.
- * On stdin:
- *     watch PID LIMIT      from now on; LIMIT in bytes
- *     tell PID             prints one JSON line for that tree
- *     stop PID             the same, and forgets it
- * Ends when stdin does. A process belongs to a tree if PID is among its ancestors, and goes on
- * belonging to it when they are gone: what the driver still holds for the dead counts. */
+ * tree that it was told of what the list came to. One sampler does for all trees of a card: each
+ * look holds up the driver calls of everybody on it, so it keeps a pace.
+ *
+ * On stdin "watch PID LIMIT" (bytes; from now on), "tell PID" (prints one JSON line for that tree)
+ * and "stop PID" (the same, and forgets it). Ends when stdin does.
+ *
+ * A process belongs to a tree if PID is among its ancestors, and goes on belonging to it when they
+ * are gone: what the driver still holds for the dead counts. */
 #include <dlfcn.h>
 #include <poll.h>
 #include <sched.h>
@@ -123,14 +123,14 @@ static void tell(const struct tree *tree) {
     if (tree->over_since > 0 && tree->last - tree->over_since > longest)
         longest = tree->last - tree->over_since;
     printf("{\"pid\":%u,\"peak_bytes\":%llu,\"left_bytes\":%llu,\"samples\":%llu,\"per_second\":"
-           "%.0f,\"slowest_ms\":%.2f,\"look_us\":%.0f,\"above_limit\":%llu,\"over_bytes\":%llu,\"over_ms\":%.2f,"
+           "%.0f,\"slowest_ms\":%.2f,\"look_us\":%.0f,\"above_limit\":%llu,\"over_bytes\":%llu,"
+           "\"over_ms\":%.2f,"
            "\"unplaced_bytes\":%llu}\n",
            tree->root, (unsigned long long)tree->peak, (unsigned long long)tree->now,
            (unsigned long long)tree->samples,
            (double)tree->samples / (tree->last - tree->begin + 1e-9), tree->slowest * 1e3,
-           tree->looking * 1e6 / ((double)tree->samples + 1e-9),
-           (unsigned long long)tree->above, (unsigned long long)tree->over_bytes, longest * 1e3,
-           (unsigned long long)unplaced);
+           tree->looking * 1e6 / ((double)tree->samples + 1e-9), (unsigned long long)tree->above,
+           (unsigned long long)tree->over_bytes, longest * 1e3, (unsigned long long)unplaced);
     fflush(stdout);
 }
 

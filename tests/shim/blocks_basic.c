@@ -1,4 +1,5 @@
-/* The table of pointers against a plain model, alone and from many threads; what a free looks at. */
+/* The table of pointers against a plain model, alone and from many threads; what a free looks at.
+ */
 #include "memory_check.h"
 
 #include <pthread.h>
