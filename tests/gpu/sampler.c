@@ -1,6 +1,6 @@
-/* Samples NVML's process list of GPU 0 from outside, 2,000 times a second, and says for each process
- * tree that it was told of what the list came to. One sampler does for all trees of a card: each
- * look holds up the driver calls of everybody on it, so it keeps a pace.
+/* Samples NVML's process list of GPU 0 from outside, 2,000 times a second, and says for each
+ * process tree that it was told of what the list came to. One sampler does for all trees of a
+ * card: each look holds up the driver calls of everybody on it, so it keeps a pace.
  *
  * On stdin "watch PID LIMIT" (bytes; from now on), "tell PID" (prints one JSON line for that tree)
  * and "stop PID" (the same, and forgets it). Ends when stdin does.
