@@ -63,7 +63,7 @@
     A(char, board_dir, 160)     /* where the boards lie; NUL-terminated; empty = no board */       \
     X(u32, mps)                 /* 1: its processes use the MPS daemon that vgpu started */        \
     X(u32, header_spare)                                                                           \
-    X(u64, audit_ns)            /* CLOCK_MONOTONIC before the last audit asked NVML; 0 = never */  \
+    X(u64, audit_ns) /* CLOCK_MONOTONIC before the last audit asked NVML; 0 = never */             \
     A(u64, header_pad, 4)                                                                          \
     X(u64, ring_head) /* records claimed so far; own cache line with ring_lost */                  \
     X(u64, ring_lost)                                                                              \
