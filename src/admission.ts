@@ -45,9 +45,8 @@ export function readPromises(directory: string): Promises[] {
  */
 export function findOverbooked(others: Promises[], asked: Asked): string[] {
   const sizes = new Map(asked.cards.map(({ uuid, totalBytes }) => [uuid, totalBytes]));
-  for (const { cards } of others) {
-    for (const [uuid, { totalBytes }] of cards)
-      if (totalBytes > 0 && !sizes.has(uuid)) sizes.set(uuid, totalBytes);
+  for (const { cards } of asked.cards.length > 0 ? [] : others) {
+    for (const [uuid, { totalBytes }] of cards) if (totalBytes > 0) sizes.set(uuid, totalBytes);
   }
   return [...sizes].flatMap(([uuid, totalBytes]) => {
     const own = asked.content.devices.find((device) => device.uuid === uuid);

@@ -56,6 +56,12 @@ test("numbers are NVML's where it was asked", () => {
   expect(findOverbooked([session({ [A]: 60 })], { ...asks(40, "0"), cards })).toEqual([]);
 });
 
+test("where NVML was asked there are no other cards: a session that has met none is on its way to the only one", () => {
+  const others = [session({ [B]: 10 }), session({}, 60)]; // B: of a simulated machine, say
+  const cards = [{ uuid: A, totalBytes: 80 * GIB }];
+  expect(findOverbooked(others, { ...asks(40), cards })).toHaveLength(1);
+});
+
 test("a warning and a refusal name who holds what", () => {
   const warnings: string[] = [];
   admit([session({ [A]: 60 })], asks(40), false, (text) => warnings.push(text));
