@@ -163,7 +163,9 @@ int main(int argc, char **argv) {
     equal(died, 0, "none failed by itself");
     vgpu_slot_reap(region);
     equal(charged(region), 0, "killed at random moments: no byte is lost");
-    equal(region->header.ring_lost, 0, "no event either");
+    check(region->header.ring_lost <= (uint64_t)kills,
+          "events: at most the one that a killed process was writing", region->header.ring_lost,
+          (uint64_t)kills);
     printf("# peak %llu of %llu MiB, %llu denials\n",
            (unsigned long long)(region->devices[0].peak_bytes / MiB),
            (unsigned long long)(region->devices[0].mem_limit / MiB),
