@@ -48,18 +48,22 @@ void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns) {
     if (entry->timed < UINT16_MAX) entry->timed++;
 }
 
-void vgpu_book_learn_group(struct vgpu_book_entry *const *members, unsigned count,
-                           uint64_t predicted_ns, uint64_t measured_ns) {
-    if (predicted_ns == 0) return;
-    for (unsigned i = 0; i < count; i++)
-        if (members[i]->spins) return; /* it waited, who knows how long */
+void vgpu_book_learn_group(const struct vgpu_book_member *members, unsigned count,
+                           uint64_t measured_ns) {
+    uint64_t predicted = 0;
+    for (unsigned i = 0; i < count; i++) {
+        predicted += members[i].predicted_ns;
+        if (members[i].entry->spins) return; /* it waited, who knows how long */
+    }
+    if (predicted == 0) return;
+    double ratio = (double)measured_ns / (double)predicted;
     /* Members repeat; move each distinct entry once, by the first time it is met. */
     for (unsigned i = 0; i < count; i++) {
+        struct vgpu_book_entry *entry = members[i].entry;
         bool met = false;
-        for (unsigned j = 0; j < i && !met; j++) met = members[j] == members[i];
+        for (unsigned j = 0; j < i && !met; j++) met = members[j].entry == entry;
         /* Communication may run outside of slices, with gaps that a group would take for work. */
-        if (met || members[i]->timed == 0 || members[i]->talks) continue;
-        double ratio = (double)measured_ns / (double)predicted_ns;
-        vgpu_book_learn(members[i], (uint64_t)((double)members[i]->estimate_ns * ratio));
+        if (met || entry->timed == 0 || entry->talks) continue;
+        vgpu_book_learn(entry, (uint64_t)((double)members[i].predicted_ns * ratio));
     }
 }

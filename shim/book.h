@@ -41,9 +41,15 @@ bool vgpu_book_wants_trial(const struct vgpu_book_entry *entry);
  * because its code is loaded, a later one because other work ran beside it. */
 void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns);
 
-/* A group whose predictions summed to predicted_ns took measured_ns: each member moves by the
- * ratio. */
-void vgpu_book_learn_group(struct vgpu_book_entry *const *members, unsigned count,
-                           uint64_t predicted_ns, uint64_t measured_ns);
+/* A launch of a timed group, as it was predicted then: groups of several streams are out at once,
+ * and each result must move the book from there, not from where the one before has moved it to. */
+struct vgpu_book_member {
+    struct vgpu_book_entry *entry;
+    uint64_t predicted_ns;
+};
+
+/* A group took measured_ns: each member took its part of that, in proportion to the predictions. */
+void vgpu_book_learn_group(const struct vgpu_book_member *members, unsigned count,
+                           uint64_t measured_ns);
 
 #endif

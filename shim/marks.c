@@ -173,7 +173,7 @@ bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
         (struct vgpu_recent){entry, track->submitted_ns, entry->timed > 0};
     *begin_group = group_begins(track);
     if ((*begin_group || track->group_start) && track->group_count < VGPU_GROUP_LAUNCHES) {
-        track->group[track->group_count++] = entry;
+        track->group[track->group_count++] = (struct vgpu_book_member){entry, predicted_ns};
         track->group_ns += predicted_ns;
     }
     bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
@@ -226,7 +226,6 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
                                .start = trial ? trial_start : NULL};
     if (!trial && group_start && group_start == track->group_start) {
         mark->start = group_start;
-        mark->group_ns = track->group_ns;
         track->group_start = NULL;
         track->group_out = true;
     }
@@ -267,7 +266,7 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
         if (took) vgpu_book_learn(mark->trial, took);
         mark->trial->in_flight = 0;
     } else if (mark->start) {
-        if (took) vgpu_book_learn_group(track->group, track->group_count, mark->group_ns, took);
+        if (took) vgpu_book_learn_group(track->group, track->group_count, took);
         track->group_out = false;
     }
     pthread_mutex_unlock(track->lock);

@@ -36,7 +36,6 @@ struct vgpu_mark {
     CUevent end, start; /* start: of a timed group or trial, else NULL */
     bool timed;
     uint64_t covers_ns;            /* the track's submitted_ns when the mark was recorded */
-    uint64_t group_ns;             /* the timed group's predictions */
     struct vgpu_book_entry *trial; /* the one launch between start and end */
 };
 
@@ -71,7 +70,7 @@ struct vgpu_track {
     CUevent group_start; /* set: this group is timed */
     uint32_t group_count;
     uint64_t group_ns; /* its launches' own predictions */
-    struct vgpu_book_entry *group[VGPU_GROUP_LAUNCHES];
+    struct vgpu_book_member group[VGPU_GROUP_LAUNCHES];
     bool group_opening; /* somebody is recording its first event */
     bool group_out;     /* a timed group's result is awaited: members are kept */
     struct vgpu_recent recent[VGPU_RECENT];

@@ -30,10 +30,13 @@ int main(void) {
     struct vgpu_book_entry *other = vgpu_book_find(book, vgpu_book_key((void *)0x1000, 264, 256));
     check(other != entry, "another grid is another kernel", 1);
     vgpu_book_learn(other, 100000);
-    struct vgpu_book_entry *group[] = {entry, other, entry};
-    vgpu_book_learn_group(group, 3, 220000, 110000);
+    struct vgpu_book_member group[] = {{entry, 60000}, {other, 100000}, {entry, 60000}};
+    vgpu_book_learn_group(group, 3, 110000);
     check(vgpu_book_predict(entry) == 30000 && vgpu_book_predict(other) == 50000,
           "a group moves its members by one ratio, once each", vgpu_book_predict(entry));
+    vgpu_book_learn_group(group, 3, 110000);
+    check(vgpu_book_predict(entry) == 30000, "a second one that was out meanwhile says the same",
+          vgpu_book_predict(entry));
     vgpu_book_learn(entry, UINT64_C(10000000000));
     vgpu_book_learn(other, 0);
     check(vgpu_book_predict(other) == 1, "zero is not learnt", vgpu_book_predict(other));

@@ -1,6 +1,7 @@
 /* A machine for the pacing tests, in virtual time: threads that take turns, a driver
- * that counts its calls, and a GPU whose streams run side by side. Included by one test program,
- * which is linked with the shim's pacing and is at once its session, clock and driver. */
+ * that counts its calls, and a GPU whose streams run side by side, or (one_at_a_time) whose kernels
+ * each fill it. Included by one test program, which is linked with the shim's pacing and is at once
+ * its session, clock and driver. */
 #ifndef PACE_MACHINE_H
 #define PACE_MACHINE_H
 
@@ -41,7 +42,7 @@ static uint64_t random_below(uint64_t bound) {
 /* --- threads ---------------------------------------------------------------------------------- */
 
 /* Real threads, of which one runs at a time: the others wait for their turn. */
-#define THREADS 8
+#define THREADS 10
 static struct thread {
     sem_t turn;
     void (*run)(int);
@@ -115,6 +116,8 @@ static struct thread *start(void (*run)(int), int argument) {
     return threads[thread_count++] = thread;
 }
 
+static void advance(void);
+
 /* Runs until all threads but the watcher have ended: true, or until `limit_ns`. */
 static bool run_threads(uint64_t limit_ns) {
     for (;;) {
@@ -127,6 +130,7 @@ static bool run_threads(uint64_t limit_ns) {
         }
         if (!alive || machine_ns > limit_ns) return !alive;
         if (next->wake_ns > machine_ns) machine_ns = next->wake_ns;
+        advance();
         running = next;
         sem_post(&next->turn);
         sem_wait(&scheduler);
@@ -183,8 +187,43 @@ static struct stream *stream_of(CUstream handle) {
     return &streams[handle ? (uintptr_t)handle - 0x1000 : 0];
 }
 
+/* Each kernel fills the GPU: one runs at a time, of a stream drawn from all that have one ready. */
+static bool one_at_a_time;
+static uint64_t gpu_free_ns;
+
+static void pass_records(struct stream *stream) {
+    for (; stream->head != stream->tail; stream->head++) {
+        struct op *op = &stream->ops[stream->head % OPS];
+        if (op->kind != RECORD) break;
+        if (op->submit_ns > stream->end_ns) stream->end_ns = op->submit_ns;
+        op->event->at_ns = stream->end_ns;
+    }
+}
+
+/* Starts each kernel whose time has come. */
+static void advance_alone(void) {
+    for (;;) {
+        struct stream *next = NULL;
+        uint64_t start = NEVER, ready = 0;
+        for (unsigned s = 0; s < 9; s++) {
+            struct stream *stream = &streams[s];
+            pass_records(stream);
+            if (stream->head == stream->tail) continue;
+            uint64_t at = stream->ops[stream->head % OPS].submit_ns;
+            if (at < gpu_free_ns) at = gpu_free_ns;
+            if (at < start) start = at, ready = 0;
+            if (at == start && random_below(++ready) == 0) next = stream;
+        }
+        if (!next || start > machine_ns) return;
+        uint64_t took = next->ops[next->head++ % OPS].took_ns;
+        next->end_ns = gpu_free_ns = start + took;
+        busy_ns += took;
+    }
+}
+
 /* Runs the streams as far as it is known when things end. */
 static void advance(void) {
+    if (one_at_a_time) return advance_alone();
     for (bool moved = true; moved;) {
         moved = false;
         for (unsigned s = 0; s < 9; s++) {
@@ -368,7 +407,7 @@ static void begin_session(uint32_t share_ppm) {
     memset(streams, 0, sizeof streams);
     thread_count = 0;
     machine_ns += 1000000 * MS;
-    busy_ns = 0;
+    busy_ns = gpu_free_ns = 0;
     memset(released_ns, 0, sizeof released_ns);
     memset(pairs, 0, sizeof pairs);
     late_min_ns = late_max_ns = 0;
