@@ -292,10 +292,10 @@ static bool close_slice(struct vgpu_pace *pace, const struct vgpu_track *own) {
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
         if (vgpu_slice_close_step(pace)) break;
-        uint64_t now = vgpu_now_ns(), end;
-        uint64_t look = vgpu_slice_next_look(pace, now, &end);
+        uint64_t now = vgpu_now_ns();
+        uint64_t look = vgpu_slice_next_look(pace, now);
         pthread_mutex_lock(&pace->lock);
-        bool stalled = vgpu_stall_lasts(&stall, pace, own, now, end);
+        bool stalled = vgpu_stall_lasts(&stall, pace, own, now);
         pthread_mutex_unlock(&pace->lock);
         if (stalled) return false;
         vgpu_wait_word(vgpu_pace_bell(pace), heard, look);

@@ -359,10 +359,10 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace) {
     return left;
 }
 
-uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns, uint64_t *end_ns) {
+uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     pthread_mutex_lock(&pace->lock);
     const struct vgpu_gate_slice slice = pace->slice;
-    uint64_t end = *end_ns = pace->flight_end_ns;
+    uint64_t end = pace->flight_end_ns;
     bool marked = pace->tails_marked == slice.epoch;
     bool wanted = vgpu_rota_is_wanted(&pace->rota);
     pthread_mutex_unlock(&pace->lock);

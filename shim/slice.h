@@ -79,8 +79,8 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns);
 /* One step, without waiting, towards draining and leaving our slice. True once we have left. */
 bool vgpu_slice_close_step(struct vgpu_pace *pace);
 
-/* When to look again at a slice that is being closed; *end_ns = predicted drain. */
-uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns, uint64_t *end_ns);
+/* When to look again at a slice that is being closed. */
+uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns);
 
 /* For the watcher: gives our slice up if another process waits for it and we have drained, or it is
  * over. Returns when to look again, 0 = when the bell rings. */

@@ -5,8 +5,6 @@
 #define DOUBLINGS 6U
 #define LOOK_NS UINT64_C(250000) /* of the time between two looks, so much counts */
 
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-
 static const struct vgpu_track *first_track(const struct vgpu_pace *pace) {
     return vgpu_load_acquire(&pace->tracks);
 }
@@ -37,16 +35,16 @@ static void blame(const struct vgpu_track *track) {
 }
 
 bool vgpu_stall_lasts(struct vgpu_stall *stall, struct vgpu_pace *pace,
-                      const struct vgpu_track *own, uint64_t now_ns, uint64_t end_ns) {
-    uint64_t done = 0;
+                      const struct vgpu_track *own, uint64_t now_ns) {
+    uint64_t done = 0, left = 0;
     bool others = false;
     for (const struct vgpu_track *track = first_track(pace); track; track = track->next) {
         done += track->done_ns;
+        left += track->submitted_ns - track->done_ns;
         others |= track != own && is_flying(track);
     }
     if (!stall->due_ns || done != stall->done_ns)
-        *stall =
-            (struct vgpu_stall){done, now_ns + 2 * (later(now_ns, end_ns) - now_ns), now_ns, 0};
+        *stall = (struct vgpu_stall){done, now_ns + 2 * left, now_ns, 0};
     /* A thread that did not run for a while has not seen a stall. */
     uint64_t unseen = now_ns - stall->look_ns;
     if (now_ns > stall->due_ns) stall->stalled_ns += unseen < LOOK_NS ? unseen : LOOK_NS;

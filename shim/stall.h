@@ -24,7 +24,8 @@
 /* One wait. Zeroed at its beginning. */
 struct vgpu_stall {
     uint64_t done_ns;    /* all that had been done … */
-    uint64_t due_ns;     /* … and when the rest should be, taking twice as long as predicted */
+    uint64_t due_ns;     /* … and when the rest should be, one after the other and taking twice as
+                            long as predicted: a stream may be served only after all others */
     uint64_t look_ns;    /* the last look */
     uint64_t stalled_ns; /* time since due_ns, as far as somebody looked */
 };
@@ -33,7 +34,7 @@ struct vgpu_stall {
  * time in a row it takes twice as long. Then the functions in flight are blamed. `own` is the track
  * of the launch that waits. Caller holds the lock. */
 bool vgpu_stall_lasts(struct vgpu_stall *stall, struct vgpu_pace *pace,
-                      const struct vgpu_track *own, uint64_t now_ns, uint64_t end_ns);
+                      const struct vgpu_track *own, uint64_t now_ns);
 
 /* True while a spinner is in flight and the slice, which was to end at end_ns, may wait for it; not
  * for ever, so that a wrong guess is found out: see vgpu_stall_drained. Caller holds the lock. */
