@@ -285,13 +285,13 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     vgpu_store_relaxed(&pace->use->launches, pace->use->launches + 1);
 }
 
-/* Drains and leaves our slice. False if the work in flight seems to wait for the launch on `own`.
+/* Drains and leaves this slice of ours. False if the work in flight seems to wait for the launch on `own`.
  */
-static bool close_slice(struct vgpu_pace *pace, const struct vgpu_track *own) {
+static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgpu_track *own) {
     struct vgpu_stall stall = {0};
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
-        if (vgpu_slice_close_step(pace)) break;
+        if (vgpu_slice_close_step(pace, epoch)) break;
         uint64_t now = vgpu_now_ns();
         uint64_t look = vgpu_slice_next_look(pace, now);
         pthread_mutex_lock(&pace->lock);
@@ -355,6 +355,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (step == ADMIT) submit(pace, passage, flight, now);
         pace->looked |= step == LOOK;
         bool named = passage->entry->named;
+        uint32_t epoch = pace->slice.epoch;
         pthread_mutex_unlock(&pace->lock);
         if (step == ADMIT) {
             if (held_since) note_wait(pace, now - held_since);
@@ -383,7 +384,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             look_after_pause(pace, now);
         } else if (step == CLOSE) {
             /* Work that waits for the launch we hold back would never drain: let it through. */
-            forced = !close_slice(pace, passage->track);
+            forced = !close_slice(pace, epoch, passage->track);
         } else if (step == WAIT_TURN) {
             vgpu_wait_word(vgpu_pace_bell(pace), heard, until);
         } else {

@@ -317,14 +317,18 @@ static bool may_hand_over(const struct vgpu_pace *pace, uint64_t now_ns) {
            vgpu_rota_is_wanted(&pace->rota);
 }
 
-bool vgpu_slice_close_step(struct vgpu_pace *pace) {
+/* Caller holds the lock. */
+static bool has_left(const struct vgpu_pace *pace, uint32_t epoch) {
+    return !pace->joined || pace->slice.epoch != epoch;
+}
+
+bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
     if (vgpu_exchange_acq_rel(&pace->closer, 1U)) return false;
     uint64_t now = vgpu_now_ns();
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     pthread_mutex_lock(&pace->lock);
     vgpu_rota_beat(&pace->rota, now);
-    bool left = !pace->joined;
-    uint32_t epoch = pace->slice.epoch;
+    bool left = has_left(pace, epoch);
     bool marked = pace->tails_marked == epoch;
     uint64_t idle_since = marked ? 0 : pace->drained_ns;
     bool may_mark = may_mark_tails(pace, now);
@@ -339,9 +343,11 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace) {
         if (marked) vgpu_slice_look(pace, false);
         if (marked && now >= flight_end_ns) assume_unmarkable(pace, now);
         pthread_mutex_lock(&pace->lock);
+        left = has_left(pace, epoch);
+        if (left) marked = false;
         if (marked) pace->tails_marked = epoch;
         if (marked && may_hand_over(pace, now)) vgpu_rota_hand_over(&pace->rota, now);
-        if (marked && pace->joined && vgpu_slice_flight(pace, now) == 0) {
+        if (marked && vgpu_slice_flight(pace, now) == 0) {
             uint64_t drained = drain_time(pace);
             /* It had drained before anybody wanted the slice closed: a short pause is part of the
              * occupancy, a longer one is not. */
@@ -351,8 +357,8 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace) {
                 learn_error(pace, flight_end_ns, drained);
             }
             vgpu_slice_leave(pace, drained);
+            left = true;
         }
-        left = !pace->joined;
         pthread_mutex_unlock(&pace->lock);
     }
     vgpu_store_release(&pace->closer, 0U);
@@ -394,7 +400,7 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     pthread_mutex_unlock(&pace->lock);
     if (!joined || (!over && !wanted)) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
-    if (over) return vgpu_slice_close_step(pace) ? 0 : now + TEND_NS;
+    if (over) return vgpu_slice_close_step(pace, slice.epoch) ? 0 : now + TEND_NS;
     if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
     vgpu_slice_look(pace, quiet);
     pthread_mutex_lock(&pace->lock);

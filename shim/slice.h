@@ -76,8 +76,9 @@ void vgpu_slice_look(struct vgpu_pace *pace, bool tails);
 /* Leaves the slice and closes it: our work had drained at drained_ns. Caller holds the lock. */
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns);
 
-/* One step, without waiting, towards draining and leaving our slice. True once we have left. */
-bool vgpu_slice_close_step(struct vgpu_pace *pace);
+/* One step, without waiting, towards draining and leaving this slice of ours. True once we have
+ * left it: another thread may have done it, and be in the next one. */
+bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch);
 
 /* When to look again at a slice that is being closed. */
 uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns);
