@@ -285,7 +285,8 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     vgpu_store_relaxed(&pace->use->launches, pace->use->launches + 1);
 }
 
-/* Drains and leaves this slice of ours. False if the work in flight seems to wait for the launch on `own`.
+/* Drains and leaves this slice of ours. False if the work in flight seems to wait for the launch on
+ * `own`.
  */
 static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgpu_track *own) {
     struct vgpu_stall stall = {0};

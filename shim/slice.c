@@ -227,6 +227,10 @@ static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
     uint64_t planned = minus(pace->planned_end_ns, pace->slice.open_ns);
     if (planned < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
     uint64_t measured = took_ns * pace->overlap / planned;
+    /* At worst all ran one after the other: what it took beyond that, the GPU was idle; or the
+     * predictions are far from right, and this is what corrects them soonest. */
+    uint64_t serial = pace->slice_flight_ns * OVERLAP_ONE / planned;
+    if (measured < 2 * serial) measured = earlier(measured, serial);
     measured = later(earlier(measured, OVERLAP_MAX), OVERLAP_MIN);
     pace->overlap = (uint32_t)((3 * pace->overlap + measured) / 4);
 }

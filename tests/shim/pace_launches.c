@@ -71,6 +71,7 @@ static double share_of_threads(int count, bool in_step, uint32_t ppm) {
     begin_session(ppm);
     late_min_ns = 20 * US;
     late_max_ns = 110 * US;
+    begin_without_credit();
     end_of_test = machine_ns + 2000 * MS;
     paced_launches = 0;
     for (int i = 0; i < count; i++) start(in_step && i ? saturate_in_step : saturate, i + 1);
