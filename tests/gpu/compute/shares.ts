@@ -86,6 +86,11 @@ const CELLS: [us: number, share: number, shape: Shape][] = [
 const WORST = 2;
 const CHARGE = 1;
 
+/** Long kernels: a slice is at least one of them on each stream, and that many whole periods are measured. */
+const PERIODS = 8;
+const periodOf = (us: number, share: number, shape: Shape): number =>
+  (us * (shape.startsWith("4 ") ? 4 : 1) * 100) / share;
+
 /** Native runs of several processes are runs of one: the driver's switching costs 9 % there. */
 const nativeOf = ({ us, options = "" }: Workload): Workload => ({
   us,
@@ -95,7 +100,7 @@ const nativeOf = ({ us, options = "" }: Workload): Workload => ({
 export const shareCells: Cell[] = CELLS.map(([us, share, shape]) => {
   const workload = { us, options: SHAPES[shape] };
   const isLong = us >= 5000;
-  const seconds = isLong ? 10 : 3;
+  const seconds = isLong ? Math.max(10, (PERIODS * periodOf(us, share, shape)) / 1e6) : 3;
   const length = us < 500 ? `${us} µs` : `${us / 1000} ms`;
   return {
     group: GROUP,

@@ -65,8 +65,8 @@ describe("spans", () => {
     expect(
       spans.wholePeriods(
         [
-          [0, 50e6],
-          [55e6, 100e6],
+          [0, 35e6],
+          [40e6, 100e6],
         ],
         [0, 100e6],
       ),

@@ -82,13 +82,13 @@ export function kernelsIn({ starts, ends }: Spans, [from, to]: Piece): number {
 
 /**
  * The part of the window that begins and ends with a slice, so that no half period counts. The window
- * itself where there are no slices (native), or so few that too little would be left.
+ * itself where there are no slices (native), or so few that less than half would be left.
  */
 export function wholePeriods(pieces: Piece[], window: Piece): Piece {
   const starts = pieces.map(([start]) => start).filter((s) => s >= window[0] && s <= window[1]);
   const [first, last] = [starts[0], starts.at(-1)];
   if (first === undefined || last === undefined) return window;
-  return last - first >= 0.8 * (window[1] - window[0]) ? [first, last] : window;
+  return last - first >= 0.5 * (window[1] - window[0]) ? [first, last] : window;
 }
 
 /** ns of the window in which both have a kernel on the card: the driver switches between them. */
