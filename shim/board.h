@@ -77,7 +77,8 @@
     X(u64, stolen)         /* turns it lost because it did not answer */                           \
     X(u64, waited_ns)      /* time it waited for the turn while its schedule allowed a slice */    \
     X(u64, bursting)       /* 1: the turn is held above the share, on time nobody else wants */    \
-    A(u64, seat_pad, 6)
+    X(u64, frees_ns)       /* when it expects to give the turn up; 0 = nobody waits for it */      \
+    A(u64, seat_pad, 5)
 
 enum { VGPU_BOARD_UNSET, VGPU_BOARD_TIME, VGPU_BOARD_SPATIAL };
 

@@ -93,7 +93,7 @@ void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t now_ns) {
 
 bool vgpu_rota_take(struct vgpu_rota *rota, bool bursting, uint64_t now_ns, uint64_t *until_ns) {
     rota->epoch = 0;
-    rota->in_turn = false;
+    rota->in_turn = rota->expected = false;
     if (!takes_turns(rota)) return true;
     const struct vgpu_turn_claim claim = {rota->session->pid, rota->start_time, bursting};
     bool call;
@@ -117,9 +117,21 @@ bool vgpu_rota_is_wanted(const struct vgpu_rota *rota) {
     return rota->epoch && vgpu_turn_is_wanted(&rota->place);
 }
 
+bool vgpu_rota_passes(const struct vgpu_rota *rota, uint64_t now_ns) {
+    return rota->epoch && vgpu_turn_passes(&rota->place, rota->epoch, now_ns);
+}
+
 uint64_t vgpu_rota_end_ns(const struct vgpu_rota *rota, uint64_t now_ns) {
     if (!rota->epoch) return UINT64_MAX;
-    return vgpu_turn_end_ns(&rota->place, rota->epoch, quantum_ns(rota), now_ns);
+    uint64_t end = vgpu_turn_end_ns(&rota->place, rota->epoch, quantum_ns(rota), now_ns);
+    if (end && end != UINT64_MAX && !rota->expected) vgpu_turn_expect(&rota->place, end);
+    return end;
+}
+
+void vgpu_rota_expect(struct vgpu_rota *rota, uint64_t frees_ns) {
+    if (!rota->epoch) return;
+    rota->expected = true;
+    vgpu_turn_expect(&rota->place, frees_ns);
 }
 
 void vgpu_rota_beat(const struct vgpu_rota *rota, uint64_t now_ns) {

@@ -14,6 +14,7 @@ struct vgpu_rota {
     struct vgpu_place_on_board place; /* board NULL: we gate alone */
     uint32_t *bell;      /* futex of all who wait here: the board's, or the session's alone */
     uint32_t epoch;      /* of the turn that covers our slice; 0 = none */
+    bool expected;       /* it is known when our work drains, and said so */
     bool in_turn;        /* our slice was opened with a turn: it is charged to our seat */
     bool company;        /* another session was active when our slice was opened */
     uint64_t start_time; /* our process's, see turn.h */
@@ -39,8 +40,14 @@ bool vgpu_rota_holds(const struct vgpu_rota *rota);
 /* True if another session waits for our turn. */
 bool vgpu_rota_is_wanted(const struct vgpu_rota *rota);
 
+/* True if another session is to have our turn next, also before we have drained. */
+bool vgpu_rota_passes(const struct vgpu_rota *rota, uint64_t now_ns);
+
 /* When our turn has to end; UINT64_MAX: nobody waits for it. */
 uint64_t vgpu_rota_end_ns(const struct vgpu_rota *rota, uint64_t now_ns);
+
+/* For those who wait: our slice is being closed, and the turn will be free at frees_ns. */
+void vgpu_rota_expect(struct vgpu_rota *rota, uint64_t frees_ns);
 
 /* For those who wait: this process answers. */
 void vgpu_rota_beat(const struct vgpu_rota *rota, uint64_t now_ns);

@@ -8,10 +8,10 @@
 #define OTHERS_NS UINT64_C(2000000) /* between two looks at a holder whose slice is over */
 #define TEND_NS UINT64_C(50000)     /* between two looks of the watcher while somebody waits */
 #define BEAT_NS UINT64_C(4000000)   /* between two signs of life while another session waits */
-#define HAND_OVER_NS                                                                               \
-    UINT64_C(60000)             /* before the predicted drain: a waiter's wake-up takes that       \
-                                 */
-#define GOOD_NS UINT64_C(30000) /* a prediction that errs by less is good */
+/* So long before the predicted drain the turn is given up, where predictions err by less than
+ * GOOD_NS: a waiter's wake-up takes part of that, and 50 to 400 us too early does no harm. */
+#define HAND_OVER_NS UINT64_C(150000)
+#define GOOD_NS UINT64_C(100000)
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -166,7 +166,7 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->slice = slice;
     pace->joined = true;
     pace->started = pace->looked = false;
-    pace->begun_ns = pace->slice_flight_ns = 0;
+    pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = 0;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
     return true;
@@ -315,10 +315,16 @@ static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t 
 }
 
 /* The next holder's wake-up can hide behind the rest of our work, if we know how long that is. */
-static bool may_hand_over(const struct vgpu_pace *pace, uint64_t now_ns) {
+static void hand_over(struct vgpu_pace *pace, uint64_t now_ns) {
+    if (!pace->started) return;
+    uint64_t end = pace->flight_end_ns;
+    if (!pace->promised_ns && now_ns + HAND_OVER_NS >= end) pace->promised_ns = end;
+    if (!vgpu_rota_is_wanted(&pace->rota)) return;
     bool good = pace->drain_error_ns && pace->drain_error_ns < GOOD_NS; /* 0: not known yet */
-    return pace->joined && pace->started && good && now_ns + HAND_OVER_NS >= pace->flight_end_ns &&
-           vgpu_rota_is_wanted(&pace->rota);
+    uint64_t frees = minus(end, good ? HAND_OVER_NS : 0);
+    vgpu_rota_expect(&pace->rota, frees);
+    if (good && now_ns >= frees && vgpu_rota_passes(&pace->rota, now_ns))
+        vgpu_rota_hand_over(&pace->rota, now_ns);
 }
 
 /* Caller holds the lock. */
@@ -350,7 +356,7 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
         left = has_left(pace, epoch);
         if (left) marked = false;
         if (marked) pace->tails_marked = epoch;
-        if (marked && may_hand_over(pace, now)) vgpu_rota_hand_over(&pace->rota, now);
+        if (marked) hand_over(pace, now);
         if (marked && vgpu_slice_flight(pace, now) == 0) {
             uint64_t drained = drain_time(pace);
             /* It had drained before anybody wanted the slice closed: a short pause is part of the
@@ -358,7 +364,7 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
             if (idle_since) drained = now - idle_since <= VGPU_GATE_PAUSE_NS ? now : idle_since;
             else {
                 learn_overlap(pace, minus(drained, pace->begun_ns));
-                learn_error(pace, flight_end_ns, drained);
+                if (pace->promised_ns) learn_error(pace, pace->promised_ns, drained);
             }
             vgpu_slice_leave(pace, drained);
             left = true;

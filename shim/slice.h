@@ -37,6 +37,7 @@ struct vgpu_pace {
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
     uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
     uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
+    uint64_t promised_ns;     /* the drain as predicted when the turn was to be given up; or 0 */
     uint64_t drain_error_ns;  /* how far predicted drains lie from measured ones */
     uint32_t stalls;          /* in a row: see stall.h */
     bool looked;              /* since the last submit */

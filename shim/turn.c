@@ -134,6 +134,7 @@ static void note_grant(const struct vgpu_place_on_board *place, const struct vgp
                        uint32_t epoch, uint64_t now_ns) {
     struct vgpu_seat *seat = seat_of(place);
     vgpu_store_relaxed(&seat->seen_ns, now_ns);
+    vgpu_store_relaxed(&seat->frees_ns, UINT64_C(0));
     vgpu_store_relaxed(&seat->bursting, (uint64_t)claim->bursting);
     vgpu_store_relaxed(&seat->holder_start, claim->start_time);
     vgpu_store_seq_cst(&seat->holder, (uint64_t)claim->pid << 32 | epoch);
@@ -148,6 +149,22 @@ static void note_grant(const struct vgpu_place_on_board *place, const struct vgp
     vgpu_add_relaxed(&seat->turns, UINT64_C(1));
 }
 
+/* When to look again at a turn that somebody else holds, if the bell does not ring before. */
+static uint64_t next_look(const struct vgpu_place_on_board *place, uint64_t word, uint64_t now_ns) {
+    uint64_t listen = now_ns + VGPU_TURN_LISTEN_NS / 2;
+    if (holder_of(word) > VGPU_MAX_SEATS) return listen;
+    uint64_t frees = vgpu_load_relaxed(&place->board->seats[holder_of(word) - 1].frees_ns);
+    /* Who is not next has time: it will be held again. */
+    if (preferred(place)) frees += VGPU_TURN_LEAD_NS;
+    uint64_t left = minus(frees, now_ns);
+    if (frees + VGPU_TURN_POLL_FOR_NS < now_ns) return listen;
+    if (left <= VGPU_TURN_LEAD_NS) return now_ns + VGPU_TURN_POLL_NS;
+    /* Half-way first: it may become known meanwhile that it ends sooner. */
+    uint64_t far = left - VGPU_TURN_LEAD_NS;
+    uint64_t step = far > 4 * VGPU_TURN_LEAD_NS ? far - 2 * VGPU_TURN_LEAD_NS : far / 2;
+    return earlier(listen, now_ns + later(step, VGPU_TURN_POLL_NS));
+}
+
 uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgpu_turn_claim *claim,
                        uint64_t now_ns, uint64_t *until_ns, bool *call) {
     uint64_t *shared = &place->board->turn.turn_word;
@@ -155,7 +172,7 @@ uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgp
     *call = false;
     if (holder_of(word)) {
         wish(place, claim->bursting, now_ns, call);
-        *until_ns = now_ns + VGPU_TURN_LISTEN_NS;
+        *until_ns = next_look(place, word, now_ns);
         /* It may have been given up while our wish could not be seen yet. */
         if (vgpu_load_seq_cst(shared) != word) *until_ns = now_ns;
         return 0;
@@ -216,6 +233,25 @@ uint64_t vgpu_turn_end_ns(const struct vgpu_place_on_board *place, uint32_t epoc
             return held + VGPU_TURN_HOLD_NS;
     }
     return held + quantum_ns;
+}
+
+bool vgpu_turn_passes(const struct vgpu_place_on_board *place, uint32_t epoch, uint64_t now_ns) {
+    uint64_t word = vgpu_load_seq_cst(&place->board->turn.turn_word);
+    if (!is_ours(place, word, epoch)) return false;
+    bool bursting = vgpu_load_relaxed(&seat_of(place)->bursting);
+    uint64_t ours = vgpu_load_relaxed(&seat_of(place)->turn_v) +
+                    weighed(place, minus(now_ns, since(word, now_ns)));
+    for (uint64_t waiting = others(place); waiting; waiting &= waiting - 1) {
+        const struct vgpu_seat *seat = &place->board->seats[__builtin_ctzll(waiting)];
+        bool bursts = vgpu_load_relaxed(&seat->bursting);
+        if (bursts != bursting ? bursting : vgpu_load_relaxed(&seat->turn_v) < ours) return true;
+    }
+    return false;
+}
+
+void vgpu_turn_expect(const struct vgpu_place_on_board *place, uint64_t frees_ns) {
+    uint64_t *expected = &seat_of(place)->frees_ns;
+    if (vgpu_load_relaxed(expected) != frees_ns) vgpu_store_relaxed(expected, frees_ns);
 }
 
 void vgpu_turn_beat(const struct vgpu_place_on_board *place, uint64_t now_ns) {

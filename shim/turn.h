@@ -34,6 +34,11 @@
 #define VGPU_TURN_TAKE_UP_NS UINT64_C(2000000)
 #define VGPU_TURN_COMPANY_NS UINT64_C(1000000000)
 #define VGPU_TURN_LISTEN_NS UINT64_C(8000000) /* waiters look after a holder that long silent */
+/* A waiter is not woken in time by a bell (a CPU that sleeps deeply takes 0.3 ms), but by its own
+ * timer: shortly before the turn is expected to be free it begins to look, every few µs. */
+#define VGPU_TURN_LEAD_NS UINT64_C(150000)
+#define VGPU_TURN_POLL_NS UINT64_C(12000)
+#define VGPU_TURN_POLL_FOR_NS UINT64_C(1000000) /* … but no longer than that beyond it */
 #define VGPU_TURN_DEAF_NS UINT64_C(64000000)
 #define VGPU_TURN_ENDLESS_NS UINT64_C(250000000)
 
@@ -58,9 +63,17 @@ bool vgpu_turn_holds(const struct vgpu_place_on_board *place, uint32_t epoch);
 /* True if another session waits. */
 bool vgpu_turn_is_wanted(const struct vgpu_place_on_board *place);
 
+/* True if another session that waits goes before us, our turn so far being charged: whoever hands
+ * over before it has drained, and so does not ask again yet, must not give the turn to the wrong
+ * one. */
+bool vgpu_turn_passes(const struct vgpu_place_on_board *place, uint32_t epoch, uint64_t now_ns);
+
 /* When our turn has to end: UINT64_MAX while nobody waits, 0 if it is not ours any more. */
 uint64_t vgpu_turn_end_ns(const struct vgpu_place_on_board *place, uint32_t epoch,
                           uint64_t quantum_ns, uint64_t now_ns);
+
+/* For those who wait: when we expect to give our turn up. */
+void vgpu_turn_expect(const struct vgpu_place_on_board *place, uint64_t frees_ns);
 
 /* A sign of life of the holder, for those who wait. */
 void vgpu_turn_beat(const struct vgpu_place_on_board *place, uint64_t now_ns);

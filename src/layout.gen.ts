@@ -219,7 +219,8 @@ export const seat = {
   stolen: 504,
   waited_ns: 512,
   bursting: 520,
-  seat_pad: 528,
+  frees_ns: 528,
+  seat_pad: 536,
 } as const;
 
 /** Byte offsets in `struct vgpu_board`. */

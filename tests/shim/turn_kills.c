@@ -163,10 +163,12 @@ static uint64_t real_ns(void) {
     return (uint64_t)now.tv_sec * SECOND + (uint64_t)now.tv_nsec;
 }
 
+static pthread_barrier_t all_here;
 static void *take_turns(void *argument) {
     uint32_t index = (uint32_t)(uintptr_t)argument;
     const struct vgpu_place_on_board place = {.board = mapping[index & 1], .seat = index};
     const struct vgpu_turn_claim claim = {index + 1, 1, false};
+    pthread_barrier_wait(&all_here);
     while (vgpu_load_relaxed(&taken) < ROUNDS) {
         uint64_t until;
         bool call;
@@ -197,6 +199,7 @@ static void test_threads(void) {
         mapping[0]->seats[i].owner = (uint64_t)(i + 1) << 32 | VGPU_SLOT_LIVE;
         mapping[0]->seats[i].share_ppm = 250000;
     }
+    pthread_barrier_init(&all_here, NULL, 4);
     pthread_t threads[4];
     for (uintptr_t i = 0; i < 4; i++) pthread_create(&threads[i], NULL, take_turns, (void *)i);
     for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);

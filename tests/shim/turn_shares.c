@@ -42,6 +42,32 @@ static void mix(const char *name, int count, const double *shares, const uint64_
     free(world);
 }
 
+static uint64_t gap_below(const struct world *world, unsigned percent) {
+    unsigned long count = 0;
+    for (uint64_t us = 0; us < 1000; us++)
+        if ((count += world->gaps_us[us]) * 100 >= world->hand_overs * percent) return us;
+    return 1000;
+}
+
+/* What a hand-over costs the GPU, switch included, and those who wait for it in wake-ups. */
+static void test_hand_over(void) {
+    for (uint64_t us = 50; us <= 5000; us *= 10) {
+        struct world *world = new_world(us);
+        const struct tenant *one = add_tenant(world, 50, us * US);
+        add_tenant(world, 50, us * US);
+        run_world(world, START + 20 * SECOND, NULL);
+        printf("# kernels of %lu us\n", (unsigned long)us);
+        check(gap_below(world, 50) <= 150, "hand-over: us without work, median",
+              (double)gap_below(world, 50), 150);
+        check(gap_below(world, 99) <= 300, "hand-over: us without work, 99 %",
+              (double)gap_below(world, 99), 300);
+        double wakes = (double)one->wakes / 20;
+        check(wakes <= 1500, "hand-over: wake-ups a second of each (of 5 us: 0.8 % of a core)",
+              wakes, 1500);
+        free(world);
+    }
+}
+
 static const uint64_t lengths_us[] = {10, 50, 500, 5000, 50000};
 
 static void test_shares(void) {
@@ -159,6 +185,7 @@ static void test_weight(void) {
 
 int main(void) {
     test_shares();
+    test_hand_over();
     test_small_demand();
     test_unlimited();
     test_burst();
