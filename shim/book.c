@@ -2,19 +2,6 @@
 
 #define NEIGHBOURHOOD 8U
 
-static uint64_t mix(uint64_t x) {
-    x ^= x >> 31;
-    x *= UINT64_C(0x7fb5d329728ea185);
-    x ^= x >> 27;
-    x *= UINT64_C(0x81dadef4bc2dd44d);
-    return x ^ x >> 33;
-}
-
-uint64_t vgpu_book_key(const void *function, uint64_t grid_blocks, uint64_t block_threads) {
-    uint64_t key = mix((uint64_t)(uintptr_t)function ^ mix(grid_blocks ^ block_threads << 48));
-    return key ? key : 1;
-}
-
 struct vgpu_book_entry *vgpu_book_find(struct vgpu_book *book, uint64_t key) {
     uint64_t home = key & (VGPU_BOOK_ENTRIES - 1);
     for (uint64_t i = 0; i < NEIGHBOURHOOD; i++) {

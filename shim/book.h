@@ -4,6 +4,7 @@
 #define VGPU_BOOK_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define VGPU_BOOK_ENTRIES 4096U     /* beyond that, keys share entries: only a guess is lost */
@@ -24,12 +25,39 @@ struct vgpu_book {
     struct vgpu_book_entry entries[VGPU_BOOK_ENTRIES];
 };
 
+static inline uint64_t vgpu_book_mix(uint64_t x) {
+    x ^= x >> 31;
+    x *= UINT64_C(0x7fb5d329728ea185);
+    x ^= x >> 27;
+    x *= UINT64_C(0x81dadef4bc2dd44d);
+    return x ^ x >> 33;
+}
+
 /* Key of a kernel launch; a graph's key is its handle with dims 0. */
-uint64_t vgpu_book_key(const void *function, uint64_t grid_blocks, uint64_t block_threads);
+static inline uint64_t vgpu_book_key(const void *function, uint64_t grid_blocks,
+                                     uint64_t block_threads) {
+    uint64_t dims = vgpu_book_mix(grid_blocks ^ block_threads << 48);
+    uint64_t key = vgpu_book_mix((uint64_t)(uintptr_t)function ^ dims);
+    return key ? key : 1;
+}
 
 /* The key's entry, made if new (displacing an old one when its neighbourhood is full). Never NULL.
  */
 struct vgpu_book_entry *vgpu_book_find(struct vgpu_book *book, uint64_t key);
+
+/* The key's first place. */
+static inline struct vgpu_book_entry *vgpu_book_home(struct vgpu_book *book, uint64_t key) {
+    return &book->entries[key & (VGPU_BOOK_ENTRIES - 1)];
+}
+
+/* The entry, where it is found at once and its launches need no special care: it was timed alone
+ * often enough and nothing waits for others. Else NULL, which says nothing. */
+static inline struct vgpu_book_entry *vgpu_book_settled(struct vgpu_book *book, uint64_t key) {
+    struct vgpu_book_entry *entry = vgpu_book_home(book, key);
+    bool settled =
+        entry->key == key && entry->timed >= VGPU_BOOK_TRIALS && !entry->suspect && !entry->spins;
+    return settled ? entry : NULL;
+}
 
 /* Prediction for one launch, ns. How long a spinner takes is no property of it. */
 uint64_t vgpu_book_predict(const struct vgpu_book_entry *entry);

@@ -34,9 +34,9 @@
 #define PRODUCT(x, y, z) ((uint64_t)(x) * (y) * (z))
 
 #define KERNEL(symbol, per_thread)                                                                 \
-    VGPU_EXPORT CUresult symbol(CUfunction f, unsigned gx, unsigned gy, unsigned gz, unsigned bx,  \
-                                unsigned by, unsigned bz, unsigned shared, CUstream stream,        \
-                                void **params, void **extra) {                                     \
+    VGPU_EXPORT VGPU_HOT CUresult symbol(CUfunction f, unsigned gx, unsigned gy, unsigned gz,      \
+                                         unsigned bx, unsigned by, unsigned bz, unsigned shared,   \
+                                         CUstream stream, void **params, void **extra) {           \
         LAUNCH(symbol, f, REAL(symbol)(f, gx, gy, gz, bx, by, bz, shared, stream, params, extra),  \
                stream, per_thread, vgpu_book_key(f, PRODUCT(gx, gy, gz), PRODUCT(bx, by, bz)));    \
     }
@@ -44,8 +44,8 @@ KERNEL(cuLaunchKernel, false)
 KERNEL(cuLaunchKernel_ptsz, true)
 
 #define KERNEL_EX(symbol, per_thread)                                                              \
-    VGPU_EXPORT CUresult symbol(const CUlaunchConfig *c, CUfunction f, void **params,              \
-                                void **extra) {                                                    \
+    VGPU_EXPORT VGPU_HOT CUresult symbol(const CUlaunchConfig *c, CUfunction f, void **params,     \
+                                         void **extra) {                                           \
         if (!c) return REAL(symbol)(c, f, params, extra);                                          \
         LAUNCH(symbol, f, REAL(symbol)(c, f, params, extra), c->hStream, per_thread,               \
                vgpu_book_key(f, PRODUCT(c->gridDimX, c->gridDimY, c->gridDimZ),                    \

@@ -17,6 +17,10 @@
 
 #define VGPU_EXPORT __attribute__((visibility("default")))
 
+/* For what every launch runs: the linker puts it side by side, so that after the driver's own code
+ * less of it is to be fetched again. */
+#define VGPU_HOT __attribute__((hot))
+
 enum vgpu_hook {
 #define HOOK(symbol, base, version, flavour, need) VGPU_HOOK_##symbol,
 #define NVML_HOOK(symbol, need) VGPU_HOOK_##symbol,

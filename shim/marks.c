@@ -1,6 +1,7 @@
 #include "marks.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -112,8 +113,9 @@ struct vgpu_track *vgpu_track_find(struct vgpu_track **list, pthread_mutex_t *lo
     struct vgpu_track *track =
         spare && vgpu_exchange_acq_rel(&spare->polling, 1U) == 0 ? spare : NULL;
     if (!track) {
-        track = calloc(1, sizeof *track);
+        track = aligned_alloc(_Alignof(struct vgpu_track), sizeof *track);
         if (!track) return NULL;
+        memset(track, 0, sizeof *track);
         track->lock = lock;
         track->clock = clock_of(context);
         if (!track->clock) {
@@ -165,17 +167,9 @@ static bool group_begins(struct vgpu_track *track) {
 
 bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
                        uint64_t predicted_ns, uint64_t flight_ns, bool *begin_group) {
-    track->submitted_ns += flight_ns;
-    track->unmarked_ns += flight_ns;
-    track->unmarked_launches++;
-    track->launches++;
-    track->recent[track->launches % VGPU_RECENT] =
-        (struct vgpu_recent){entry, track->submitted_ns, entry->timed > 0};
+    vgpu_track_count(track, entry, flight_ns);
     *begin_group = group_begins(track);
-    if ((*begin_group || track->group_start) && track->group_count < VGPU_GROUP_LAUNCHES) {
-        track->group[track->group_count++] = (struct vgpu_book_member){entry, predicted_ns};
-        track->group_ns += predicted_ns;
-    }
+    if (*begin_group || track->group_start) vgpu_track_count_in_group(track, entry, predicted_ns);
     bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
                                              track->group_ns >= VGPU_GROUP_NS);
     return track->per_thread || entry->suspect || entry->spins || group_full ||

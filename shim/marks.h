@@ -51,25 +51,28 @@ struct vgpu_track {
     struct vgpu_track *next; /* never unlinked: readers walk the list without a lock */
     struct vgpu_clock *clock;
     CUstream stream;
-    bool per_thread; /* a per-thread default stream: only its own thread can mark it */
-    int thread;      /* that thread's id */
-    uint32_t class;  /* VGPU_CLASS_*, as the program told us */
-    bool gone;       /* destroyed; its tail mark may still be out */
-    uint32_t epoch;  /* last slice that it was used in */
-
     pthread_mutex_t *lock;
-    uint64_t submitted_ns, done_ns; /* predicted work since the beginning: handed in, confirmed */
-    uint64_t unmarked_ns;           /* submitted since the last mark */
+    int thread; /* per_thread: its id */
+    bool gone;  /* destroyed; its tail mark may still be out */
+
+    /* What each launch uses, together. */
+    _Alignas(64) bool per_thread; /* a per-thread default stream: only its own thread can mark it */
+    uint32_t class;               /* VGPU_CLASS_*, as the program told us */
+    uint32_t epoch;               /* last slice that it was used in */
     uint32_t unmarked_launches;
-    uint64_t drained_ns;         /* when the last confirmed mark was seen done */
-    uint64_t flight_end_ns;      /* predicted: all that was submitted here has ended */
-    uint64_t planned_end_ns;     /* the same as planned when it was submitted, for this slice */
-    uint64_t group_due_ns;       /* submitted_ns … */
-    uint64_t group_due_launches; /* … or launches at which the next timed group starts */
+    uint64_t unmarked_ns;    /* submitted since the last mark */
+    uint64_t submitted_ns;   /* predicted work since the beginning: handed in, … */
+    uint64_t done_ns;        /* … confirmed */
+    uint64_t flight_end_ns;  /* predicted: all that was submitted here has ended */
+    uint64_t planned_end_ns; /* the same as planned when it was submitted, for this slice */
     uint64_t launches;
     CUevent group_start; /* set: this group is timed */
+    uint64_t group_ns;   /* its launches' own predictions */
     uint32_t group_count;
-    uint64_t group_ns; /* its launches' own predictions */
+
+    uint64_t drained_ns;         /* when the last confirmed mark was seen done */
+    uint64_t group_due_ns;       /* submitted_ns … */
+    uint64_t group_due_launches; /* … or launches at which the next timed group starts */
     struct vgpu_book_member group[VGPU_GROUP_LAUNCHES];
     bool group_opening; /* somebody is recording its first event */
     bool group_out;     /* a timed group's result is awaited: members are kept */
@@ -108,6 +111,35 @@ CUevent vgpu_track_start(struct vgpu_track *track);
 bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
                        uint64_t predicted_ns, uint64_t flight_ns, bool *begin_group);
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start);
+
+/* True if vgpu_track_submit would ask neither for a mark nor for a group. Caller holds the lock. */
+static inline bool vgpu_track_has_room(const struct vgpu_track *track, uint64_t predicted_ns,
+                                       uint64_t flight_ns) {
+    bool group_due = track->submitted_ns + flight_ns >= track->group_due_ns ||
+                     track->launches + 1 >= track->group_due_launches;
+    return (track->unmarked_launches || !group_due) &&
+           track->unmarked_launches + 1 < VGPU_GROUP_LAUNCHES &&
+           track->unmarked_ns + flight_ns < VGPU_GROUP_NS && !track->per_thread &&
+           (!track->group_start || (track->group_count + 1 < VGPU_GROUP_LAUNCHES &&
+                                    track->group_ns + predicted_ns < VGPU_GROUP_NS));
+}
+
+/* The counting part of vgpu_track_submit, in two steps. */
+static inline void vgpu_track_count(struct vgpu_track *track, struct vgpu_book_entry *entry,
+                                    uint64_t flight_ns) {
+    track->submitted_ns += flight_ns;
+    track->unmarked_ns += flight_ns;
+    track->unmarked_launches++;
+    track->launches++;
+    track->recent[track->launches % VGPU_RECENT] =
+        (struct vgpu_recent){entry, track->submitted_ns, entry->timed > 0};
+}
+static inline void vgpu_track_count_in_group(struct vgpu_track *track,
+                                             struct vgpu_book_entry *entry, uint64_t predicted_ns) {
+    if (track->group_count == VGPU_GROUP_LAUNCHES) return;
+    track->group[track->group_count++] = (struct vgpu_book_member){entry, predicted_ns};
+    track->group_ns += predicted_ns;
+}
 
 /* Records a mark behind all that was submitted. False if the stream captures or is another
  * thread's. */

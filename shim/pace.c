@@ -23,16 +23,17 @@
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
-/* Raised whenever a context or a stream ends: the handle may come back as another's. */
-static uint32_t handles_ended;
-
 /* ---- which launches are gated ------------------------------------------------------------- */
 
 /* Unlimited launches compare two words: the region's limits_version, and the version at which no
  * device had a share. A process without session compares two constants. */
 static uint32_t no_session;
-static const uint32_t *version = &no_session;
-static uint32_t open_version = 1, limited_version = 1;
+static struct {
+    const uint32_t *version;
+    uint32_t open_version, limited_version;
+    /* Raised whenever a context or a stream ends: the handle may come back as another's. */
+    uint32_t handles_ended;
+} known __attribute__((aligned(64))) = {&no_session, 1, 1, 0};
 
 /* By device: another session has a seat there. Then we take turns, with or without a share. */
 static bool company[VGPU_MAX_DEVICES];
@@ -55,7 +56,7 @@ static bool look_around(struct vgpu_region *region) {
 static bool find_out(void) {
     struct vgpu_session *session = vgpu_session_get();
     if (!session) {
-        vgpu_store_release(&open_version, 0U); /* == no_session, for good */
+        vgpu_store_release(&known.open_version, 0U); /* == no_session, for good */
         return false;
     }
     struct vgpu_region *region = session->region;
@@ -64,34 +65,39 @@ static bool find_out(void) {
     for (int i = 0; i < VGPU_MAX_DEVICES; i++)
         limited |= vgpu_load_acquire(&region->devices[i].state) == VGPU_DEVICE_READY &&
                    vgpu_gate_share(&region->devices[i]) < VGPU_WHOLE_GPU;
-    vgpu_store_release(limited ? &limited_version : &open_version, seen);
-    vgpu_store_release(limited ? &open_version : &limited_version, seen - 1);
-    vgpu_store_release(&version, &region->header.limits_version);
+    vgpu_store_release(limited ? &known.limited_version : &known.open_version, seen);
+    vgpu_store_release(limited ? &known.open_version : &known.limited_version, seen - 1);
+    vgpu_store_release(&known.version, &region->header.limits_version);
     return limited;
 }
 
-bool vgpu_pace_gated(void) {
-    uint32_t now = vgpu_load_relaxed(vgpu_load_acquire(&version));
-    if (__builtin_expect(now == vgpu_load_relaxed(&open_version), 1)) return false;
-    return now == vgpu_load_relaxed(&limited_version) || find_out();
+VGPU_HOT bool vgpu_pace_gated(void) {
+    uint32_t now = vgpu_load_relaxed(vgpu_load_acquire(&known.version));
+    if (__builtin_expect(now == vgpu_load_relaxed(&known.open_version), 1)) return false;
+    return now == vgpu_load_relaxed(&known.limited_version) || find_out();
 }
 
 static void forget_in_child(void) {
-    vgpu_store_release(&version, &no_session);
-    vgpu_store_release(&open_version, 1U);
-    vgpu_store_release(&limited_version, 1U);
+    vgpu_store_release(&known.version, &no_session);
+    vgpu_store_release(&known.open_version, 1U);
+    vgpu_store_release(&known.limited_version, 1U);
     pthread_mutex_init(&making, NULL);
-    vgpu_add_relaxed(&handles_ended, 1U);
+    vgpu_add_relaxed(&known.handles_ended, 1U);
     for (int i = 0; i < VGPU_MAX_DEVICES; i++)
         paces[i] = NULL; /* the parent's: leaked in the child */
 }
 
 static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device) {
-    struct vgpu_pace *pace = calloc(1, sizeof *pace);
-    if (!pace || !(pace->book = calloc(1, sizeof *pace->book))) {
+    struct vgpu_pace *pace = aligned_alloc(64, (sizeof *pace + 63) / 64 * 64);
+    struct vgpu_book *book = aligned_alloc(64, sizeof *book);
+    if (!pace || !book) {
         free(pace);
+        free(book);
         return NULL;
     }
+    memset(pace, 0, sizeof *pace);
+    memset(book, 0, sizeof *book);
+    pace->book = book;
     pace->session = session;
     pace->device = device;
     pace->use = &session->slot->use[device];
@@ -139,29 +145,38 @@ struct lane {
 };
 static __thread struct lane lane __attribute__((tls_model("initial-exec")));
 
-/* The lane of a stream: for one used twice in a row, no driver call; a default stream needs the
- * current context. NULL without a context, or if its device has no share. */
-static struct lane *find_lane(CUstream stream, bool per_thread) {
-    uint32_t ended = vgpu_load_acquire(&handles_ended);
-    bool known =
-        lane.pace && lane.stream == stream && lane.per_thread == per_thread && lane.ended == ended;
+/* True if that is this thread's lane; a default stream needs the current context. */
+static inline bool is_my_lane(CUstream stream, bool per_thread) {
+    bool same = lane.pace && lane.stream == stream && lane.per_thread == per_thread &&
+                lane.ended == vgpu_load_acquire(&known.handles_ended);
+    if (!same || !vgpu_track_is_default(stream)) return same;
     CUcontext context = NULL;
-    if (!known || vgpu_track_is_default(stream)) {
-        if (CALL(cuCtxGetCurrent)(&context) != CUDA_SUCCESS || !context) return NULL;
-        known = known && vgpu_track_context(lane.track) == context;
-    }
-    if (!known) {
-        lane.pace = NULL;
-        struct vgpu_pace *pace = current_pace();
-        if (!pace) return NULL;
-        lane.track = vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread);
-        if (!lane.track) return NULL;
-        lane.stream = stream;
-        lane.per_thread = per_thread;
-        lane.ended = ended;
-        lane.pace = pace;
-    }
-    return if_limited(lane.pace) ? &lane : NULL;
+    return CALL(cuCtxGetCurrent)(&context) == CUDA_SUCCESS && context &&
+           vgpu_track_context(lane.track) == context;
+}
+
+/* Makes it this thread's lane. False without a context. */
+static bool change_lane(CUstream stream, bool per_thread) {
+    uint32_t ended = vgpu_load_acquire(&known.handles_ended);
+    CUcontext context = NULL;
+    lane.pace = NULL;
+    if (CALL(cuCtxGetCurrent)(&context) != CUDA_SUCCESS || !context) return false;
+    struct vgpu_pace *pace = current_pace();
+    if (!pace) return false;
+    lane.track = vgpu_track_find(&pace->tracks, &pace->lock, context, stream, per_thread);
+    if (!lane.track) return false;
+    lane.stream = stream;
+    lane.per_thread = per_thread;
+    lane.ended = ended;
+    lane.pace = pace;
+    return true;
+}
+
+/* The lane of a stream: for one used twice in a row, no driver call. NULL without a context, or if
+ * its device has no share. */
+static struct lane *find_lane(CUstream stream, bool per_thread) {
+    bool found = is_my_lane(stream, per_thread) || change_lane(stream, per_thread);
+    return found && if_limited(lane.pace) ? &lane : NULL;
 }
 
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return pace->rota.bell; }
@@ -191,6 +206,15 @@ static uint64_t trial_patience(const struct vgpu_passage *passage) {
     return VGPU_STALL_NS << earlier(entry->in_flight - 1U, 6);
 }
 
+static uint64_t window_of(const struct vgpu_pace *pace) {
+    return vgpu_slice_is_shared(pace) ? SHARED_WINDOW_NS : WINDOW_NS;
+}
+
+/* What one launch adds to what is in flight. */
+static uint64_t flight_of(const struct vgpu_pace *pace, uint64_t predicted_ns) {
+    return predicted_ns * (pace->overlap ? pace->overlap : 1024) / 1024;
+}
+
 /* What to do with a launch predicted to take `flight` ns while we hold a slice, or (holds false)
  * while it is being closed. Caller holds the lock. */
 static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passage *passage,
@@ -211,9 +235,8 @@ static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passa
         return WAIT_OTHERS;
     }
     if (now > request + VGPU_STALL_ONE_NS) return ADMIT;
-    bool shared = vgpu_slice_is_shared(pace);
-    uint64_t window = shared ? SHARED_WINDOW_NS : WINDOW_NS;
-    if (shared && !entry->timed && now < pace->flight_end_ns) {
+    uint64_t window = window_of(pace);
+    if (vgpu_slice_is_shared(pace) && !entry->timed && now < pace->flight_end_ns) {
         *until = earlier(pace->flight_end_ns + 12000, now + VGPU_STALL_NS);
         return WAIT_GPU;
     }
@@ -251,6 +274,22 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
     return spins ? ADMIT : step;
 }
 
+/* Counts a launch that is being submitted, of `flight` ns. Caller holds the lock. */
+static inline void count(struct vgpu_pace *pace, struct vgpu_track *track,
+                         const struct vgpu_book_entry *entry, uint64_t flight, uint64_t now) {
+    track->flight_end_ns = later(now, track->flight_end_ns) + flight;
+    track->planned_end_ns = later(later(now, pace->slice.open_ns), track->planned_end_ns) + flight;
+    pace->flight_end_ns = later(pace->flight_end_ns, track->flight_end_ns);
+    pace->planned_end_ns = later(pace->planned_end_ns, track->planned_end_ns);
+    pace->slice_flight_ns += flight;
+    pace->slice_class_ns[entry->talks ? VGPU_CLASS_COMMUNICATION : track->class] += flight;
+    if (pace->last_submit_ns && pace->last_lane != &lane) pace->mixed_ns = now;
+    pace->last_lane = &lane;
+    pace->last_submit_ns = now;
+    pace->admitted++;
+    vgpu_store_relaxed(&pace->use->launches, pace->use->launches + 1);
+}
+
 /* Books the launch as submitted. Caller holds the lock. */
 static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t flight,
                    uint64_t now) {
@@ -265,24 +304,54 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
         vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight, &passage->group);
     struct vgpu_track *track = passage->track;
     if (entry->spins) vgpu_stall_note_spinner(pace, track, entry);
-    track->flight_end_ns = later(now, track->flight_end_ns) + flight;
-    track->planned_end_ns = later(later(now, pace->slice.open_ns), track->planned_end_ns) + flight;
-    pace->flight_end_ns = later(pace->flight_end_ns, track->flight_end_ns);
-    if (!pace->started) pace->overrun_ns = 0;
+    if (passage->first) memset(pace->slice_class_ns, 0, sizeof pace->slice_class_ns);
+    count(pace, track, entry, flight, now);
+    if (passage->first) pace->overrun_ns = 0;
     if (!pace->overrun_ns && track->flight_end_ns > pace->slice.end_ns)
         pace->overrun_ns = track->flight_end_ns;
-    pace->planned_end_ns = later(pace->planned_end_ns, track->planned_end_ns);
-    if (passage->first) memset(pace->slice_class_ns, 0, sizeof pace->slice_class_ns);
-    pace->slice_flight_ns += flight;
-    pace->slice_class_ns[entry->talks ? VGPU_CLASS_COMMUNICATION : track->class] += flight;
-    if (pace->last_submit_ns && pace->last_lane != &lane) pace->mixed_ns = now;
-    pace->last_lane = &lane;
-    pace->last_submit_ns = now;
     pace->drained_ns = 0;
     pace->looked = false;
     pace->started = true;
-    pace->admitted++;
-    vgpu_store_relaxed(&pace->use->launches, pace->use->launches + 1);
+}
+
+/* Keeps for the next launches what the decision for this one was made by, unless the slice is being
+ * closed. Caller holds the lock. */
+static void give_grant(struct vgpu_pace *pace, uint64_t now, uint64_t ticks) {
+    uint64_t end = earlier(pace->slice.end_ns, vgpu_slice_end_ns(pace, now));
+    if (!vgpu_slice_holds(pace) || vgpu_load_relaxed(&pace->closer)) end = 0;
+    vgpu_grant_give(&pace->grant, now, ticks, end, window_of(pace));
+}
+
+/* Lets a launch in by the grant, if it can be let in without a wait, and needs nothing but to be
+ * counted. */
+static inline bool submit_granted(struct vgpu_pace *pace, struct vgpu_track *track, uint64_t key) {
+    if (!vgpu_grant_is_given(&pace->grant)) return false;
+    /* The driver leaves little of us in the caches, and nothing is loaded ahead across a lock. */
+    __builtin_prefetch(&pace->slice_flight_ns, 1);
+    __builtin_prefetch(&pace->last_submit_ns, 1);
+    __builtin_prefetch(&track->per_thread, 1);
+    __builtin_prefetch(&track->launches, 1);
+    __builtin_prefetch(vgpu_book_home(pace->book, key));
+    uint64_t ticks = vgpu_ticks();
+    pthread_mutex_lock(&pace->lock);
+    const uint64_t now = vgpu_grant_now(&pace->grant, ticks);
+    struct vgpu_book_entry *entry = now ? vgpu_book_settled(pace->book, key) : NULL;
+    bool good = false;
+    if (entry) {
+        uint64_t flight = flight_of(pace, entry->estimate_ns),
+                 start = later(now, track->flight_end_ns);
+        good = start + flight <= pace->grant.end_ns && start - now <= pace->grant.window_ns &&
+               now <= pace->last_submit_ns + VGPU_GATE_PAUSE_NS &&
+               track->epoch == pace->slice.epoch &&
+               vgpu_track_has_room(track, entry->estimate_ns, flight);
+        if (good) {
+            vgpu_track_count(track, entry, flight);
+            if (track->group_start) vgpu_track_count_in_group(track, entry, entry->estimate_ns);
+            count(pace, track, entry, flight, now);
+        }
+    }
+    pthread_mutex_unlock(&pace->lock);
+    return good;
 }
 
 /* Drains and leaves this slice of ours. False if the work in flight seems to wait for the launch on
@@ -343,17 +412,19 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
     bool forced = false;
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
-        uint64_t now = vgpu_now_ns(), until = now;
+        uint64_t now = vgpu_now_ns(), ticks = vgpu_ticks(), until = now;
         if (!request) request = now;
         pthread_mutex_lock(&pace->lock);
         if (!passage->entry) passage->entry = vgpu_book_find(pace->book, key);
-        uint64_t flight =
-            vgpu_book_predict(passage->entry) * (pace->overlap ? pace->overlap : 1024) / 1024;
+        uint64_t flight = flight_of(pace, vgpu_book_predict(passage->entry));
         enum step step =
             forced && pace->joined ? ADMIT : decide(pace, passage, flight, now, request, &until);
         bool never_waits = step != ADMIT && talks(passage);
         if (never_waits && pace->joined) step = ADMIT;
-        if (step == ADMIT) submit(pace, passage, flight, now);
+        if (step == ADMIT) {
+            submit(pace, passage, flight, now);
+            give_grant(pace, now, ticks);
+        }
         pace->looked |= step == LOOK;
         bool named = passage->entry->named;
         uint32_t epoch = pace->slice.epoch;
@@ -404,14 +475,12 @@ static void start_watcher(struct vgpu_pace *pace) {
     if (start) vgpu_watch_start(pace);
 }
 
-void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread, uint64_t key,
-                     const void *function) {
-    passage->pace = NULL;
-    if (vgpu_capture_holds(stream, per_thread)) return;
-    const struct lane *found = find_lane(stream, per_thread);
-    if (!found) return;
-    struct vgpu_pace *pace = found->pace;
-    passage->track = found->track;
+/* A launch in this thread's lane that no grant covers. */
+static __attribute__((noinline, cold)) void enter_slowly(struct vgpu_passage *passage, uint64_t key,
+                                                         const void *function) {
+    struct vgpu_pace *pace = if_limited(lane.pace);
+    if (!pace) return;
+    passage->track = lane.track;
     if (!vgpu_load_relaxed(&pace->watched)) start_watcher(pace);
     passage->pace = pace;
     passage->entry = NULL;
@@ -424,11 +493,24 @@ void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thr
     if (passage->group)
         vgpu_track_open_group(passage->track,
                               passage->trial ? NULL : vgpu_track_start(passage->track));
+    passage->granted = false;
 }
 
-void vgpu_pace_leave(struct vgpu_passage *passage) {
+VGPU_HOT void vgpu_pace_enter(struct vgpu_passage *passage, CUstream stream, bool per_thread,
+                              uint64_t key, const void *function) {
+    passage->pace = NULL;
+    if (vgpu_capture_is_open() && vgpu_capture_holds(stream, per_thread)) return;
+    bool mine = is_my_lane(stream, per_thread);
+    if (__builtin_expect(mine && submit_granted(lane.pace, lane.track, key), 1)) {
+        passage->pace = lane.pace;
+        passage->granted = true;
+    } else if (mine || change_lane(stream, per_thread)) {
+        enter_slowly(passage, key, function);
+    }
+}
+
+static __attribute__((noinline, cold)) void leave_slowly(const struct vgpu_passage *passage) {
     struct vgpu_pace *pace = passage->pace;
-    if (!pace) return;
     struct vgpu_track *track = passage->track;
     if (passage->first) {
         pthread_mutex_lock(&pace->lock);
@@ -442,7 +524,12 @@ void vgpu_pace_leave(struct vgpu_passage *passage) {
         vgpu_track_poll(track);
         update_flight(pace);
     }
-    vgpu_add_seq_cst(&pace->returned, 1U);
+}
+
+VGPU_HOT void vgpu_pace_leave(struct vgpu_passage *passage) {
+    if (!passage->pace) return;
+    if (!passage->granted) leave_slowly(passage);
+    vgpu_add_seq_cst(&passage->pace->returned, 1U);
 }
 
 /* ---- what the program tells us by waiting itself ------------------------------------------- */
@@ -499,7 +586,7 @@ void vgpu_pace_forget_context(CUcontext context) {
         struct vgpu_pace *pace = vgpu_load_acquire(&paces[i]);
         if (pace) vgpu_tracks_forget_context(vgpu_load_acquire(&pace->tracks), context);
     }
-    vgpu_add_seq_cst(&handles_ended, 1U);
+    vgpu_add_seq_cst(&known.handles_ended, 1U);
 }
 
 VGPU_EXPORT int vgpu_stream_class(void *stream, enum vgpu_class what) {
@@ -527,7 +614,7 @@ void vgpu_pace_forget_stream(CUstream stream) {
         struct vgpu_pace *pace = vgpu_load_acquire(&paces[i]);
         if (pace) forget_stream(pace, stream);
     }
-    vgpu_add_seq_cst(&handles_ended, 1U);
+    vgpu_add_seq_cst(&known.handles_ended, 1U);
 }
 
 /* A process that exits books its last slice; the driver may be gone by now, so by prediction. */

@@ -19,6 +19,7 @@ struct vgpu_passage {
     struct vgpu_track *track;
     struct vgpu_book_entry *entry;
     CUevent trial_start;
+    bool granted;   /* it was let in by a grant: what follows is not set */
     uint32_t epoch; /* the slice it was let into */
     bool first;     /* the first of its slice */
     bool trial;     /* timed by itself */

@@ -191,6 +191,7 @@ uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
     pace->flight_end_ns = end;
     if (flight) pace->drained_ns = 0;
     else if (!pace->drained_ns) pace->drained_ns = drained ? drained : now_ns;
+    if (!flight) vgpu_grant_revoke(&pace->grant); /* the next launch ends the pause */
     return flight;
 }
 
@@ -246,6 +247,7 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     uint64_t drained = later(earlier(drained_ns, vgpu_now_ns()), begun);
     if (!pace->started) drained = begun;
     pace->joined = false;
+    vgpu_grant_revoke(&pace->grant);
     vgpu_add_relaxed(&use->busy_ns, drained - begun);
     vgpu_store_release(&use->gate_drained_ns, drained);
     uint64_t busy = slice.epoch;
@@ -338,6 +340,7 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     pthread_mutex_lock(&pace->lock);
     vgpu_rota_beat(&pace->rota, now);
+    vgpu_grant_revoke(&pace->grant);
     bool left = has_left(pace, epoch);
     bool marked = pace->tails_marked == epoch;
     uint64_t idle_since = marked ? 0 : pace->drained_ns;
@@ -406,7 +409,10 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     uint64_t end = joined ? vgpu_slice_end_ns(pace, now) : 0;
     bool wanted = outside || is_wanted_inside(pace, slice.epoch);
     bool over = joined && (!vgpu_slice_holds(pace) || (wanted && now >= end));
-    if (over || (joined && wanted)) vgpu_rota_beat(&pace->rota, now);
+    if (over || (joined && wanted)) {
+        vgpu_rota_beat(&pace->rota, now);
+        vgpu_grant_revoke(&pace->grant); /* the next launch sees that we are wanted */
+    }
     pthread_mutex_unlock(&pace->lock);
     if (!joined || (!over && !wanted)) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);

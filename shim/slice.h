@@ -6,6 +6,7 @@
 #include "book.h"
 #include "class.h"
 #include "gate.h"
+#include "grant.h"
 #include "marks.h"
 #include "rota.h"
 #include "session.h"
@@ -14,41 +15,43 @@
 #define VGPU_ENDLESS_NS UINT64_C(250000000) /* draining longer than this: robbed, or the valve */
 
 struct vgpu_pace {
-    struct vgpu_session *session;
-    struct vgpu_use *use;  /* our line in the region */
-    struct vgpu_gate gate; /* as if we were alone: see vgpu_rota_gate */
-    struct vgpu_rota rota; /* our session among the others */
-    uint32_t device;
-    struct vgpu_track *tracks;
-    struct vgpu_book *book;
-
+    /* What each launch uses, together and first: the struct begins on a cache line. */
     pthread_mutex_t lock; /* guards what follows and the tracks; no driver call is made under it */
-    bool joined;          /* we hold `slice` */
-    bool started;         /* … and have submitted into it */
-    struct vgpu_gate_slice slice;
-    uint64_t begun_ns;        /* when the slice's first launch call returned; 0 = not yet */
-    uint64_t slice_flight_ns; /* predicted work submitted into the slice, … */
+    struct vgpu_book *book;
+    struct vgpu_use *use;     /* our line in the region */
+    uint32_t admitted;        /* launches let in … */
+    uint32_t returned;        /* … and returned from the driver, outside the lock */
+    struct vgpu_grant grant;  /* given after a launch was let in */
+    uint64_t slice_flight_ns; /* predicted work put into the slice, … */
     uint64_t slice_class_ns[VGPU_WEIGHTED_CLASSES + 1]; /* … and by class */
     uint64_t flight_end_ns;  /* predicted: the last track's work has ended */
     uint64_t planned_end_ns; /* the same, as planned when it was submitted */
-    uint64_t overrun_ns;     /* predicted end of the first launch that ends after the slice; or 0 */
     uint64_t last_submit_ns;
     const void *last_lane; /* the thread that submitted last */
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
     uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
     uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
-    uint64_t promised_ns;     /* the drain as predicted when the turn was to be given up; or 0 */
-    uint64_t drain_error_ns;  /* how far predicted drains lie from measured ones */
-    uint32_t stalls;          /* in a row: see stall.h */
-    bool looked;              /* since the last submit */
-    bool watched;             /* the watcher runs */
-    uint32_t tails_marked;    /* epoch whose tails carry their last mark */
-    uint32_t wanted_epoch;    /* another's slice that we wait for, … */
-    uint64_t wanted_since_ns; /* … since when */
+    bool joined;      /* we hold `slice` */
+    bool started;     /* … and have submitted into it */
+    bool looked;      /* since the last submit */
+    bool watched;     /* the watcher runs */
+    struct vgpu_gate_slice slice;
 
-    uint32_t admitted; /* launches let in … */
-    uint32_t returned; /* … and returned from the driver, outside the lock */
-    uint32_t closer;   /* 1: some thread is in vgpu_slice_close_step */
+    uint64_t begun_ns;       /* when the slice's first launch call returned; 0 = not yet */
+    uint64_t overrun_ns;     /* predicted end of the first launch that ends after the slice; or 0 */
+    uint64_t promised_ns;    /* the drain as predicted when the turn was to be given up; or 0 */
+    uint64_t drain_error_ns; /* how far predicted drains lie from measured ones */
+    uint32_t stalls;         /* in a row: see stall.h */
+    uint32_t tails_marked;   /* epoch whose tails carry their last mark */
+    uint32_t wanted_epoch;   /* another's slice that we wait for, … */
+    uint64_t wanted_since_ns; /* … since when */
+    uint32_t closer;          /* 1: some thread is in vgpu_slice_close_step */
+
+    struct vgpu_session *session;
+    struct vgpu_gate gate; /* as if we were alone: see vgpu_rota_gate */
+    struct vgpu_rota rota; /* our session among the others */
+    uint32_t device;
+    struct vgpu_track *tracks;
 };
 
 /* True while we have our slice: neither closing nor taken from us. */

@@ -6,6 +6,10 @@
 
 uint64_t vgpu_now_ns(void);
 
+/* The CPU's counter: much cheaper to read than the clock, of unknown rate. 0 where there is none.
+ */
+uint64_t vgpu_ticks(void);
+
 /* Sleeps until deadline_ns or until *word is no longer `seen` and somebody wakes it. The word may
  * lie in shared memory. The thread's timer slack is lowered for the length of the wait only. */
 void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns);

@@ -1,11 +1,15 @@
 /* What a hooked call costs: in one process, blocks of 1,000 calls through the hook and through the
  * driver's own function in turn; the difference of the block means, its median and 95 % interval.
  * Run it under `vgpu run` (it says so if the two pointers are the same).
- *     cost launch|rested|drained|opening|alloc|async|create [blocks]      one JSON line
+ *     cost launch|rested|cold|drained|opening|alloc|async|create [blocks]      one JSON line
  * launch: empty kernels back to back into a drained stream; rested: each block after 100 ms idle,
- * too (see design: limited launches). drained: launches into a drained stream, within a slice;
- * opening: launches 10 ms apart, each of which opens a slice. Of these two a block is the median of
- * its calls: some wait for their share.
+ * too (see design: limited launches). cold: the same, and before each launch as much other code and
+ * data is used as the real driver uses in one, so that what the shim costs there shows against the
+ * simulated driver too; each launch is timed by itself, a block is the mean of all but the slowest
+ * hundredth (which is other programs'). drained: launches into a drained stream, within a slice;
+ * opening: launches 300 us apart, each of which opens a slice; the program is busy in between:
+ * after a sleep its own code and the driver's would be cold as well. Of these two a block is the
+ * median of its calls: some wait for their share.
  */
 #include <dlfcn.h>
 #include <math.h>
@@ -88,13 +92,65 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* --- what a driver leaves of the caches ---------------------------------------------------------
+ */
+
+/* 512 functions of two cache lines, with branches that depend on what they are given. */
+#define CODE(n)                                                                                    \
+    static __attribute__((noinline, aligned(64))) unsigned code_##n(unsigned x) {                  \
+        if (x & 4) x = x * (n * 2U + 3) ^ x >> 5;                                                  \
+        else x += n * 7U;                                                                          \
+        if (x & 64) x ^= x << 7;                                                                   \
+        return x % 3 ? x + 1 : (x >> 3) + n;                                                       \
+    }
+#define NAME(n) code_##n,
+#define EACH_4(each, n) each(n##0) each(n##1) each(n##2) each(n##3)
+#define EACH_16(each, n) EACH_4(each, n##0) EACH_4(each, n##1) EACH_4(each, n##2) EACH_4(each, n##3)
+#define EACH_64(each, n)                                                                           \
+    EACH_16(each, n##0) EACH_16(each, n##1) EACH_16(each, n##2) EACH_16(each, n##3)
+#define EACH(each)                                                                                 \
+    EACH_64(each, 0x0)                                                                             \
+    EACH_64(each, 0x1)                                                                             \
+    EACH_64(each, 0x2) EACH_64(each, 0x3) EACH_64(each, 0x4) EACH_64(each, 0x5) EACH_64(each, 0x6) \
+        EACH_64(each, 0x7)
+EACH(CODE)
+
+/* About 10 us: a pass over 64 KiB of code and 384 KiB of data. */
+static void use_caches(void) {
+    static unsigned (*const code[])(unsigned) = {EACH(NAME)};
+    static struct line { unsigned word[16]; } data[6144];
+    static unsigned x = 1;
+    for (unsigned i = 0; i < sizeof code / sizeof *code; i++) {
+        x = code[i](x);
+        for (unsigned j = 0; j < 12; j++) data[12 * i + j].word[x % 16] += x;
+    }
+}
+
+static double cold_launches(const struct calls *calls, CUstream stream) {
+    static double took[CALLS];
+    for (int i = 0; i < CALLS; i++) {
+        use_caches();
+        double begin = now_ns();
+        must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), "launch");
+        took[i] = now_ns() - begin;
+    }
+    qsort(took, CALLS, sizeof *took, by_value);
+    double sum = 0;
+    for (int i = 0; i < CALLS - CALLS / 100; i++) sum += took[i];
+    return sum / (CALLS - CALLS / 100);
+}
+
+/* --- blocks -------------------------------------------------------------------------------------
+ */
+
 static double launches_apart(const struct calls *calls, CUstream stream, int count, long pause_ns) {
     static double took[CALLS];
     for (int i = 0; i < count; i++) {
-        struct timespec pause = {.tv_nsec = pause_ns};
         must(cuStreamSynchronize(stream), "sync");
-        if (pause_ns) nanosleep(&pause, NULL);
-        double begin = now_ns();
+        double begin = now_ns(), until = begin + (double)pause_ns;
+        while (pause_ns && now_ns() < until) {
+        }
+        begin = now_ns();
         must(calls->launch(nop, 1, 1, 1, 32, 1, 1, 0, stream, NULL, NULL), "launch");
         took[i] = now_ns() - begin;
     }
@@ -107,10 +163,12 @@ static double block(const char *what, const struct calls *calls, CUstream stream
     CUdeviceptr p;
     CUmemGenericAllocationHandle handle;
     if (!strcmp(what, "drained")) return launches_apart(calls, stream, CALLS, 0);
-    if (!strcmp(what, "opening")) return launches_apart(calls, stream, 9, 10000000);
-    bool is_rested = !strcmp(what, "rested"), is_launch = is_rested || !strcmp(what, "launch");
+    if (!strcmp(what, "opening")) return launches_apart(calls, stream, 99, 300000);
+    bool is_cold = !strcmp(what, "cold"), is_rested = is_cold || !strcmp(what, "rested");
+    bool is_launch = is_rested || !strcmp(what, "launch");
     must(cuStreamSynchronize(stream), "sync");
     if (is_rested) nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    if (is_cold) return cold_launches(calls, stream);
     double begin = now_ns(), tail_begin = begin;
     for (int i = 0; i < CALLS; i++) {
         if (i == CALLS - TAIL) tail_begin = now_ns();

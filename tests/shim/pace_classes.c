@@ -1,6 +1,6 @@
 /* Classes of streams: communication never waits, weights and dampening change what is charged.
- * Sources: shim/pace.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c,
- * shim/stall.c, shim/rota.c, shim/turn.c, shim/slot.c, shim/class.c. */
+ * Sources: shim/pace.c, shim/grant.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c,
+ * shim/slice.c, shim/stall.c, shim/rota.c, shim/turn.c, shim/slot.c, shim/class.c. */
 #include "pace_machine.h"
 
 #include <errno.h>

@@ -76,6 +76,9 @@ uint64_t vgpu_now_ns(void) {
     return machine_ns;
 }
 
+/* 3 GHz. */
+uint64_t vgpu_ticks(void) { return 3 * machine_ns; }
+
 void vgpu_wait_until(uint64_t deadline_ns) {
     uint64_t deadline = deadline_ns > machine_ns ? deadline_ns : machine_ns;
     sleep_until(deadline + lateness(), NULL);
