@@ -316,10 +316,10 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
 
 /* Keeps for the next launches what the decision for this one was made by, unless the slice is being
  * closed. Caller holds the lock. */
-static void give_grant(struct vgpu_pace *pace, uint64_t now, uint64_t ticks) {
+static void give_grant(struct vgpu_pace *pace, uint64_t now) {
     uint64_t end = earlier(pace->slice.end_ns, vgpu_slice_end_ns(pace, now));
     if (!vgpu_slice_holds(pace) || vgpu_load_relaxed(&pace->closer)) end = 0;
-    vgpu_grant_give(&pace->grant, now, ticks, end, window_of(pace));
+    vgpu_grant_give(&pace->grant, now, vgpu_ticks(), end, window_of(pace));
 }
 
 /* Lets a launch in by the grant, if it can be let in without a wait, and needs nothing but to be
@@ -412,7 +412,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
     bool forced = false;
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
-        uint64_t now = vgpu_now_ns(), ticks = vgpu_ticks(), until = now;
+        uint64_t now = vgpu_now_ns(), until = now;
         if (!request) request = now;
         pthread_mutex_lock(&pace->lock);
         if (!passage->entry) passage->entry = vgpu_book_find(pace->book, key);
@@ -423,7 +423,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (never_waits && pace->joined) step = ADMIT;
         if (step == ADMIT) {
             submit(pace, passage, flight, now);
-            give_grant(pace, now, ticks);
+            give_grant(pace, now);
         }
         pace->looked |= step == LOOK;
         bool named = passage->entry->named;

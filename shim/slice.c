@@ -239,12 +239,12 @@ static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     struct vgpu_use *use = pace->use;
     const struct vgpu_gate_slice slice = pace->slice;
-    uint64_t robbed_ns = vgpu_load_acquire(&use->gate_drained_ns);
+    uint64_t robbed_ns = vgpu_load_acquire(&use->gate_drained_ns), now = vgpu_now_ns();
     /* The charge begins when the first launch call has returned: until then the GPU stood idle,
      * waiting for a thread that had just been woken. */
     uint64_t lead = earlier(minus(pace->begun_ns, slice.open_ns), VGPU_GATE_PAUSE_NS);
     uint64_t begun = slice.open_ns + lead;
-    uint64_t drained = later(earlier(drained_ns, vgpu_now_ns()), begun);
+    uint64_t drained = later(earlier(drained_ns, now), begun);
     if (!pace->started) drained = begun;
     pace->joined = false;
     vgpu_grant_revoke(&pace->grant);
@@ -263,7 +263,7 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     charge = vgpu_class_weigh(&pace->session->region->header, pace->slice_class_ns, charge);
     vgpu_gate_close(pace->gate, slice.epoch, slice.open_ns + charge);
     if (is_wanted_inside(pace, slice.epoch)) vgpu_wake_word(pace->rota.bell);
-    vgpu_rota_leave(&pace->rota, vgpu_now_ns());
+    vgpu_rota_leave(&pace->rota, now);
 }
 
 /* Puts the last, timed mark behind everything in flight. */

@@ -9,6 +9,7 @@ static struct {
     unsigned quiet, one, more; /* launches with so many driver calls of ours */
     unsigned timed;            /* launches that read the clock */
     unsigned clocks;           /* most clock reads of a launch without driver calls */
+    unsigned sum;              /* driver calls of ours, all told */
 } seen;
 
 static void count_calls(int stream) {
@@ -21,6 +22,20 @@ static void count_calls(int stream) {
         if (made <= (stream == 0) && clocks > seen.clocks) seen.clocks = (unsigned)clocks;
         seen.timed += clocks != 0;
         made == 0 ? seen.quiet++ : made == 1 ? seen.one++ : seen.more++;
+    }
+}
+
+/* A kernel at a time, each of which opens a slice. */
+static void open_slices(int stream) {
+    for (int i = 0; i < 500; i++) {
+        if (i == 250) memset(&seen, 0, sizeof seen);
+        uint64_t calls_before = calls, clocks_before = clock_reads;
+        launch(stream, 2 * US, 3 * US);
+        uint64_t clocks = clock_reads - clocks_before;
+        seen.sum += (unsigned)(calls - calls_before);
+        if (clocks > seen.clocks) seen.clocks = (unsigned)clocks;
+        synchronize(stream);
+        spend(300 * US);
     }
 }
 
@@ -38,6 +53,13 @@ static void test_calls(void) {
     run_threads(machine_ns + 1000 * MS);
     check(seen.quiet == 0 && seen.more <= 1000 / 64 + 8,
           "the default stream: the context is asked for each time, more rarely", seen.more);
+
+    begin_session(900000);
+    start(open_slices, 1);
+    run_threads(machine_ns + 1000 * MS);
+    check(seen.sum == 250, "250 launches that open a slice: driver calls, the anchor", seen.sum);
+    check(seen.clocks <= 4, "clock reads of one", seen.clocks);
+    check(region->devices[0].slices >= 499, "slices", (double)region->devices[0].slices);
 
     vgpu_capture_begin();
     begin_session(900000);
