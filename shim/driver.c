@@ -7,6 +7,7 @@
 
 #include "atomics.h"
 #include "hook_names.h"
+#include "thread_stream.h"
 
 #define MAX_OTHER_PRELOADS 8
 
@@ -133,7 +134,8 @@ static bool load(enum vgpu_driver driver, struct vgpu_elf *found) {
 
 void *vgpu_driver_symbol(const char *symbol) {
     struct vgpu_elf elf;
-    return load(driver_named(symbol), &elf) ? vgpu_elf_symbol(&elf, symbol) : NULL;
+    if (!load(driver_named(symbol), &elf)) return NULL;
+    return vgpu_thread_stream_front(symbol, vgpu_elf_symbol(&elf, symbol));
 }
 
 /* --- Other preloads ------------------------------------------------------------------------- */
@@ -249,6 +251,7 @@ static bool defines_foreign(const struct vgpu_elf *elf, void *argument) {
 }
 
 static void *publish(enum vgpu_hook hook, void *pointer) {
+    pointer = vgpu_thread_stream_front(vgpu_hook_symbol(hook), pointer);
     vgpu_store_release(&vgpu_real_pointers[hook], pointer);
     return pointer;
 }

@@ -168,7 +168,9 @@ static bool is_news(CUcontext context) {
 }
 
 VGPU_EXPORT CUresult cuCtxSetCurrent(CUcontext context) {
-    CUresult rc = vgpu_context_inside(context, "cuCtxSetCurrent", &context);
+    CUresult rc = CUDA_SUCCESS;
+    if (__builtin_expect(vgpu_partition_any(), 0))
+        rc = vgpu_context_inside(context, "cuCtxSetCurrent", &context);
     if (rc != CUDA_SUCCESS) return rc;
     if (!is_news(context)) return REAL(cuCtxSetCurrent)(context);
     CUcontext before = NULL;

@@ -1,6 +1,7 @@
 /* Launches and the calls by which a program waits for them. */
 #include "cuda_abi.h"
 #include "graph_copies.h"
+#include "graph_ends.h"
 #include "graph_memory.h"
 #include "interpose.h"
 #include "local.h"
@@ -89,6 +90,7 @@ VGPU_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUst
         GATED(result, REAL(symbol)(graph, stream), stream, per_thread, vgpu_book_key(graph, 0, 0), \
               NULL);                                                                               \
         vgpu_graph_memory_end(&growth);                                                            \
+        if (result == CUDA_SUCCESS) vgpu_graph_ends_note(stream, per_thread);                      \
         return result;                                                                             \
     }
 GRAPH(cuGraphLaunch, false)
@@ -113,12 +115,16 @@ VGPU_EXPORT CUresult cuStreamSynchronize_ptsz(CUstream stream) {
     WAITED(REAL(cuStreamSynchronize_ptsz)(stream), stream, true, true);
 }
 
+static CUresult with_graphs(CUresult result, CUcontext context) {
+    return result == CUDA_SUCCESS ? vgpu_graph_ends_wait(context) : result;
+}
+
 VGPU_EXPORT CUresult cuCtxSynchronize(void) {
-    WAITED(REAL(cuCtxSynchronize)(), NULL, false, false);
+    WAITED(with_graphs(REAL(cuCtxSynchronize)(), NULL), NULL, false, false);
 }
 
 VGPU_EXPORT CUresult cuCtxSynchronize_v2(CUcontext context) {
-    WAITED(REAL(cuCtxSynchronize_v2)(context), NULL, false, false);
+    WAITED(with_graphs(REAL(cuCtxSynchronize_v2)(context), context), NULL, false, false);
 }
 
 VGPU_EXPORT CUresult cuEventSynchronize(CUevent event) {

@@ -12,7 +12,9 @@ static CUresult show(CUresult rc, CUcontext *out) {
     return rc;
 }
 
+/* PyTorch asks several times an operator: without a partition, straight on to the driver. */
 VGPU_EXPORT CUresult cuCtxGetCurrent(CUcontext *out) {
+    if (__builtin_expect(!vgpu_partition_any(), 1)) return REAL(cuCtxGetCurrent)(out);
     return show(REAL(cuCtxGetCurrent)(out), out);
 }
 
@@ -72,25 +74,18 @@ static void hide(CUcontext *context, CUgreenCtx *green) {
     if (context) *context = known;
 }
 
-/* The driver has no answer for the per-thread stream of a green context: it is the current one's.
- */
-static CUresult answer_v2(CUresult rc, bool per_thread, CUcontext *context, CUgreenCtx *green) {
-    if (!vgpu_partition_any()) return rc;
-    if (rc == CUDA_SUCCESS && green) hide(context, green);
-    if (rc != CUDA_ERROR_INVALID_HANDLE || !per_thread || !context) return rc;
-    if (green) *green = NULL;
-    return cuCtxGetCurrent(context);
+static CUresult answer_v2(CUresult rc, CUcontext *context, CUgreenCtx *green) {
+    if (rc == CUDA_SUCCESS && green && vgpu_partition_any()) hide(context, green);
+    return rc;
 }
 
 VGPU_EXPORT CUresult cuStreamGetCtx_v2(CUstream stream, CUcontext *context, CUgreenCtx *green) {
-    CUresult rc = REAL(cuStreamGetCtx_v2)(stream, context, green);
-    return answer_v2(rc, stream == CU_STREAM_PER_THREAD, context, green);
+    return answer_v2(REAL(cuStreamGetCtx_v2)(stream, context, green), context, green);
 }
 
 VGPU_EXPORT CUresult cuStreamGetCtx_v2_ptsz(CUstream stream, CUcontext *context,
                                             CUgreenCtx *green) {
-    CUresult rc = REAL(cuStreamGetCtx_v2_ptsz)(stream, context, green);
-    return answer_v2(rc, !stream || stream == CU_STREAM_PER_THREAD, context, green);
+    return answer_v2(REAL(cuStreamGetCtx_v2_ptsz)(stream, context, green), context, green);
 }
 
 VGPU_EXPORT CUresult cuStreamGetGreenCtx(CUstream stream, CUgreenCtx *green) {
@@ -172,8 +167,10 @@ VGPU_EXPORT CUresult cuGraphExecNodeSetParams(CUgraphExec exec, CUgraphNode node
 /* --- SM counts --- */
 
 VGPU_EXPORT CUresult cuDeviceGetAttribute(int *out, CUdevice_attribute attribute, CUdevice device) {
+    if (__builtin_expect(attribute != CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, 1))
+        return REAL(cuDeviceGetAttribute)(out, attribute, device);
     CUresult rc = REAL(cuDeviceGetAttribute)(out, attribute, device);
-    if (attribute != CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT || rc != CUDA_SUCCESS) return rc;
+    if (rc != CUDA_SUCCESS) return rc;
     uint32_t sms = vgpu_partition_any() ? vgpu_partition_sms(device) : 0;
     if (sms) *out = (int)sms;
     return rc;

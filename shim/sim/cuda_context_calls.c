@@ -57,6 +57,15 @@ API CUresult cuCtxGetStreamPriorityRange(int *least, int *greatest) {
     return CUDA_SUCCESS;
 }
 
+/* A green context does not wait for a graph that was launched last (H200, driver 580: three times
+ * of eight). */
+static void wait_of_synchronize(struct context *context) {
+    struct lane *lane = context_lane(context);
+    if (context->green && lane->submitted == context->graph_to)
+        lane_wait(lane, context->graph_from);
+    else context_wait(context);
+}
+
 static CUresult synchronize(CUcontext handle) {
     SIM_ENTER();
     struct context *context;
@@ -64,7 +73,7 @@ static CUresult synchronize(CUcontext handle) {
     CHECK(capture_check_context(context));
     CHECK(capture_unsafe());
     int device = context->device;
-    context_wait(context);
+    wait_of_synchronize(context);
     pool_release_unused(device);
     return process_fault();
 }

@@ -233,9 +233,12 @@ CUresult exec_launch(CUgraphExec handle, struct stream *stream) {
     uint64_t ns = 0;
     if (exec->memory)
         CHECK(take_memory(exec, exec->order, exec->graph->count, stream->context->device));
+    struct context *context = stream->context;
+    context->graph_from = context_lane(context)->submitted;
     run_nodes(stream, NULL, exec->order, exec->graph->count, &ns);
     stream_work(stream, &(struct work){.kind = WORK_NOTHING, .ns = ns},
                 true); /* counts as one launch */
+    context->graph_to = context_lane(context)->submitted;
     return CUDA_SUCCESS;
 }
 static CUresult launch(CUgraphExec exec, CUstream handle, bool per_thread) {

@@ -213,7 +213,8 @@ struct context {
     size_t limit[8];
     struct stream *legacy, *streams; /* all, legacy and per-thread ones too */
     unsigned int live_streams, paid_streams, blocking_captures, captures;
-    uint64_t blocking_tail; /* of the legacy stream and those that synchronise with it */
+    uint64_t blocking_tail;        /* of the legacy stream and those that synchronise with it */
+    uint64_t graph_from, graph_to; /* what the graph launched last put into the lane */
     struct range *ranges;
     struct array *arrays;
     struct module *modules;

@@ -3,8 +3,8 @@
 
 #include "cuda_sim.h"
 
-/* Each thread has a default stream of its own in every context it uses with the per-thread calls.
- */
+/* Each thread has a default stream of its own in every context it uses with the per-thread calls;
+ * green contexts have none. */
 struct own_stream {
     struct own_stream *next;
     struct context *context;
@@ -38,6 +38,7 @@ CUresult stream_new(struct context *context, unsigned int flags, int priority,
 }
 
 static CUresult own_stream(struct context *context, struct stream **out) {
+    if (context->green) return CUDA_ERROR_INVALID_HANDLE;
     struct own_stream *own = own_streams;
     while (own && (own->context != context || own->id != context->id)) own = own->next;
     if (!own) {

@@ -20,3 +20,16 @@ trap 'rm -f "$names"' EXIT
 awk -F'\t' -v driver="${file:+1}" -f coverage.awk $shim/hooks.def $shim/excused.def \
     $shim/facts/cuda-export-matrix.tsv $shim/facts/cuda-entry-points.tsv \
     $shim/facts/nvml-entry-points.tsv "$names"
+
+# streams.def has every call of cuda_calls.h with one stream among its arguments, and says which it is. Left out:
+# what ends a stream, OpenGL, and the 32-bit forms that no context of today takes.
+streams() {
+    tr '\n' ' ' <$shim/cuda_calls.h | sed 's:/\*[^*]*\*/::g' | tr ';' '\n' | grep -E '[(, ]CUstream[,)]' |
+        sed -nE 's/.*CUresult (cu[A-Za-z0-9_]+)\((.*)\).*/\1,\2/p' |
+        awk -F, '{at = 0; many = 0; for (i = 2; i <= NF; i++) if ($i ~ /^ *CUstream$/) {at = i - 1; many++}
+                  if (many == 1) print $1 ", " NF - 1 ", " at ", " ($1 ~ /_ptsz$/ ? "true" : "false")}' |
+        grep -vE '^cu(StreamDestroy|GL|Memcpy(2D|3D|AtoH|HtoA|DtoD|DtoH|HtoD)Async,)' | sort
+}
+listed=$(sed -nE 's/^STREAM(_ALONE)?\((.*)\)$/\2/p' $shim/streams.def | sort)
+[ "$(streams)" = "$listed" ] || { echo "not ok streams.def is not what cuda_calls.h says"; exit 1; }
+echo "ok streams: $(echo "$listed" | wc -l) calls"

@@ -23,9 +23,10 @@ static CUcontext primary; /* as cudart gets it: past the shim */
 static typeof(&cuDevicePrimaryCtxRetain) real_retain;
 static typeof(&cuCtxGetCurrent) real_current;
 
+/* Before the first call through the shim: a session has its partition from the start. */
 static void give_partition(void) {
     CUuuid uuid;
-    MUST(cuInit(0));
+    MUST(REAL_FUNCTION(cuInit)(0));
     MUST(cuDeviceGetUuid_v2(&uuid, 0));
     struct vgpu_device *device = &region->devices[0];
     memcpy(device->uuid, uuid.bytes, 16);
@@ -38,6 +39,7 @@ static void give_partition(void) {
     device->sm_count = SMS;
     device->sm_groups[0] = 1 << 1 | 1 << 2 | 1 << 14;
     vgpu_store_release(&device->state, (uint32_t)VGPU_DEVICE_READY);
+    MUST(cuInit(0));
 }
 
 /* The SMs that a kernel launched now would run on. */
@@ -137,6 +139,82 @@ static void streams(void) {
     MUST(cuStreamDestroy_v2(high));
     MUST(cuDevicePrimaryCtxRelease_v2(0));
     MUST(cuCtxSetCurrent(NULL));
+}
+
+/* --- per-thread default streams, which the driver does not have in a green context --- */
+
+/* The stream's number in the driver, by each of the two names that it has. */
+static unsigned long long own_stream(void) {
+    unsigned long long by_handle = 0, by_null = 0;
+    MUST(cuStreamGetId(CU_STREAM_PER_THREAD, &by_handle));
+    MUST(cuStreamGetId_ptsz(NULL, &by_null));
+    check(by_handle == by_null, "one stream under both its names", by_handle, by_null);
+    return by_handle;
+}
+
+static void *other_own_stream(void *result) {
+    MUST(cuCtxSetCurrent(primary));
+    *(unsigned long long *)result = own_stream();
+    return NULL;
+}
+
+static void thread_streams(void) {
+    CUevent event;
+    CUdeviceptr p, q;
+    pthread_t thread;
+    unsigned int bits[8], word = 0;
+    unsigned long long other, id;
+    MUST(cuDevicePrimaryCtxRetain(&primary, 0));
+    MUST(cuCtxSetCurrent(primary));
+    runs_inside(CU_STREAM_PER_THREAD, "the per-thread stream by its handle: inside");
+    smids(NULL, true, bits);
+    check(memcmp(bits, own_sms, 32) == 0, "and as NULL of a _ptsz call", bits[0], own_sms[0]);
+    id = own_stream();
+    if (pthread_create(&thread, NULL, other_own_stream, &other)) abort();
+    pthread_join(thread, NULL);
+    check(other != id, "another thread has another", other, id);
+    MUST(cuStreamGetId(NULL, &other));
+    check(other != id, "the legacy stream is another", other, id);
+
+    MUST(cuMemAllocAsync_ptsz(&p, MiB, NULL));
+    MUST(cuMemAlloc_v2(&q, MiB));
+    MUST(cuMemsetD32Async(p, 5, MiB / 4, CU_STREAM_PER_THREAD));
+    MUST(cuMemcpyDtoDAsync_v2_ptsz(q, p, MiB, NULL));
+    MUST(cuMemcpyDtoH_v2_ptds(&word, q, 4));
+    equal(word, 5, "a synchronous copy of it comes after the asynchronous ones");
+    MUST(cuMemFreeAsync(p, CU_STREAM_PER_THREAD));
+    MUST(cuEventCreate(&event, 0));
+    MUST(cuEventRecord_ptsz(event, NULL));
+    MUST(cuStreamWaitEvent(CU_STREAM_PER_THREAD, event, 0));
+    MUST(cuStreamSynchronize_ptsz(NULL));
+    MUST(cuStreamQuery(CU_STREAM_PER_THREAD));
+    MUST(cuEventDestroy_v2(event));
+
+    CUgraph graph;
+    CUgraphExec exec;
+    MUST(cuStreamBeginCapture_v2_ptsz(NULL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    MUST(cuMemsetD32Async_ptsz(q, 9, 1, NULL));
+    MUST(cuStreamEndCapture(CU_STREAM_PER_THREAD, &graph));
+    MUST(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    MUST(cuGraphLaunch_ptsz(exec, NULL));
+    MUST(cuCtxSynchronize());
+    MUST(cuMemcpyDtoH_v2(&word, q, 4));
+    equal(word, 9, "it captures, and runs graphs");
+    MUST(cuGraphExecDestroy(exec));
+    MUST(cuGraphDestroy(graph));
+    MUST(cuMemFree_v2(q));
+
+    MUST(cuDevicePrimaryCtxReset_v2(0));
+    MUST(cuDevicePrimaryCtxRetain(&primary, 0));
+    MUST(cuCtxSetCurrent(primary));
+    runs_inside(CU_STREAM_PER_THREAD, "after a reset: a new one, inside");
+    CUcontext room;
+    MUST(cuCtxCreate_v2(&room, 0, 0));
+    runs_inside(CU_STREAM_PER_THREAD, "in a context of the program's own: inside");
+    MUST(cuCtxDestroy_v2(room));
+    MUST(cuCtxSetCurrent(NULL));
+    MUST(cuDevicePrimaryCtxReset_v2(0));
+    equal(charged(region), 0, "nothing stays charged after them");
 }
 
 static void counts(void) {
@@ -321,6 +399,28 @@ static void node_inside(CUcontext context, CUstream stream) {
     MUST(cuLibraryUnload(library));
 }
 
+/* The driver's own cuCtxSynchronize does not, in a green context. */
+static void waits_for_graph(CUstream stream) {
+    CUmodule module;
+    CUfunction kernel;
+    CUgraph graph;
+    CUgraphExec exec;
+    setenv("VGPU_SIM_KERNELS", "long=50000", 1); /* us on the whole card */
+    MUST(cuModuleLoadData(&module, ".version 8.0"));
+    MUST(cuModuleGetFunction(&kernel, module, "long"));
+    MUST(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+    MUST(cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    MUST(cuStreamEndCapture(stream, &graph));
+    MUST(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    MUST(cuGraphLaunch(exec, stream));
+    equal(cuStreamQuery(stream), CUDA_ERROR_NOT_READY, "the graph takes its time");
+    MUST(cuCtxSynchronize());
+    equal(cuStreamQuery(stream), CUDA_SUCCESS, "cuCtxSynchronize waits for it");
+    MUST(cuGraphExecDestroy(exec));
+    MUST(cuGraphDestroy(graph));
+    MUST(cuModuleUnload(module));
+}
+
 static void graphs(void) {
     CUcontext context;
     CUgraph graph;
@@ -345,6 +445,7 @@ static void graphs(void) {
     MUST(cuGraphExecDestroy(exec));
     MUST(cuGraphDestroy(graph));
     node_inside(context, stream);
+    waits_for_graph(stream);
     MUST(cuStreamDestroy_v2(stream));
     MUST(cuMemFree_v2(p));
     MUST(cuCtxSetCurrent(NULL));
@@ -360,6 +461,7 @@ int main(void) {
     counts();
     retained();
     streams();
+    thread_streams();
     graphs();
     rooms();
     runtime();

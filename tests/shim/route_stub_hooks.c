@@ -39,3 +39,10 @@ void vgpu_session_event(struct vgpu_session *of, const struct vgpu_event *event)
 /* capture.c is not part of this build: what it is told of is not looked at here. */
 void vgpu_capture_note_unhooked(const char *symbol);
 void vgpu_capture_note_unhooked(const char *symbol) { (void)symbol; }
+
+/* Nor is a session with SMs of its own: every function is the driver's. */
+void *vgpu_thread_stream_front(const char *symbol, void *real);
+void *vgpu_thread_stream_front(const char *symbol, void *real) {
+    (void)symbol;
+    return real;
+}
