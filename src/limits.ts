@@ -115,7 +115,7 @@ export function resolvePlan(
   for (const { sources: own } of [mem, soft, share, burst, count]) Object.assign(sources, own);
   const time = readTimeMode(find, profile, sources);
   const mode = setting.readChoice(find("mode", profile?.compute.mode), MODES) ?? undefined;
-  const mps = setting.readChoice(find("mps"), MPS_USES) ?? undefined;
+  const mps = setting.readChoice(find("mps", profile?.compute.mps), MPS_USES) ?? undefined;
   const limits = joinLimits(mem, soft, share, burst, count);
   checkBurst(limits, burst, sources);
   checkMode(mode, limits);

@@ -53,6 +53,14 @@ describe("precedence: flag, environment, profile, default", () => {
     expect(sources["mem"]).toBe(source as never);
   });
 
+  test("mps", () => {
+    const under = profile({ compute: { mps: "on" } });
+    expect(plan("", {}, under).mps).toBe("on");
+    expect(plan("", { VGPU_MPS: "off" }, under).mps).toBe("off");
+    expect(plan("--mps auto", { VGPU_MPS: "off" }, under).mps).toBe("auto");
+    expect(plan("").mps).toBeUndefined();
+  });
+
   test("events", () => {
     expect(plan("", {}, from).events).toEqual({ format: "json", file: "e" });
     expect(plan("--events none", { VGPU_EVENTS: "pretty" }, from).events.format).toBe("none");

@@ -79,6 +79,7 @@ const PER_GPU = { share: v.exactOptional(Share), burst: v.exactOptional(Percent)
 const ComputeMap = map({
   ...PER_GPU,
   mode: v.exactOptional(choice("time", "spatial", "auto")),
+  mps: v.exactOptional(choice("auto", "on", "off")),
   quantum: v.exactOptional(Quantum),
   priority: v.exactOptional(choice("low", "normal", "high")),
   weight: v.exactOptional(Factor),

@@ -20,6 +20,7 @@ test.each<[string, string[]]>([
   ["memory: [4g]", [`1:9: memory: a list, expected ${SIZE}, or a map of limit, soft`]],
   ["compute:\n  share: 101", [`2:10: compute.share: 101, expected ${SHARE}`]],
   ["compute: {mode: fast}", ["1:17: compute.mode: 'fast', expected one of time, spatial, auto"]],
+  ["compute: {mps: true}", ["1:16: compute.mps: true, expected one of auto, on, off"]],
   ["compute: {quantum: 20}", [`1:20: compute.quantum: 20, expected ${QUANTUM}`]],
   ["compute: {quantum: 200ms}", [`1:20: compute.quantum: '200ms', expected ${QUANTUM}`]],
   ["compute: {weight: 0}", [`1:19: compute.weight: 0, expected a number from 0.1 to 10`]],
@@ -100,7 +101,7 @@ test("the whole form of design §11", () => {
 description: one LLM server beside other work
 extends: base
 memory: {limit: 24g, soft: 22g}
-compute: {share: 40, burst: 100, mode: time, quantum: 20ms, priority: high, throttle: adaptive, copy_bw: {h2d: 8g/s}, dampening: 1, classes: {attention: 1.0, ffn: 1.0, copy: 1.0, default: 1.0}, gang: on}
+compute: {share: 40, burst: 100, mode: time, mps: on, quantum: 20ms, priority: high, throttle: adaptive, copy_bw: {h2d: 8g/s}, dampening: 1, classes: {attention: 1.0, ffn: 1.0, copy: 1.0, default: 1.0}, gang: on}
 gpus: {"0": {memory: 24g}, "GPU-1f2e": {memory: 10%, compute: none}}
 events: {format: json, file: /var/log/x.ndjson}
 env: {PYTORCH_CUDA_ALLOC_CONF: "expandable_segments:True", VGPU_SIM_KERNEL_US: "10"}
