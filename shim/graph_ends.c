@@ -46,11 +46,16 @@ static CUevent enter(CUcontext context, CUstream stream) {
     return event;
 }
 
+static bool is_inside(CUcontext context) {
+    return vgpu_partition_outside(context) != context ||
+           vgpu_partition_is_room(context, NULL, NULL);
+}
+
 void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
     CUcontext context;
     if (!vgpu_partition_any() || vgpu_capture_holds(stream, per_thread)) return;
     if (vgpu_thread_stream_is(stream, per_thread) && vgpu_thread_stream_swap(&stream)) return;
-    if (REAL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS) return;
+    if (REAL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS || !is_inside(context)) return;
     CUevent event = find(context, stream);
     if (!event) event = enter(context, stream);
     if (event) CALL(cuEventRecord)(event, stream);

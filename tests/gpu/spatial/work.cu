@@ -2,7 +2,10 @@
 // its private table). One JSON line each:
 //   smids                         by route, the SMs that kernels ran on, and what queries say
 //   rate SECONDS [--at EPOCH_S]   compute-bound launches a second in a common window, p50 and p99 step
+//   short SECONDS [--at EPOCH_S]  the same with kernels of about 0.3 ms
 //   hog SECONDS [--at EPOCH_S]    the same with a copy kernel that takes all memory bandwidth
+//   small SECONDS [--at EPOCH_S]  open loop, 1 ms of work due every 10 ms: how late it is done
+//   facts                         what the driver itself does in green contexts; run it without vgpu
 //   setup                         ms of the first runtime call, of the first kernel
 //   hold                          launches until it is killed
 //   fault                         an illegal address
@@ -11,7 +14,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <cuda.h>
 #include <ctime>
+#include <dlfcn.h>
 #include <unistd.h>
 #include <string>
 #include <thread>
@@ -50,6 +55,11 @@ __global__ void compute(float *out, int rounds) {
     if (a == 12345.0f) *out = a;
 }
 
+__global__ void spin(long long cycles) {
+    long long start = clock64();
+    while (clock64() - start < cycles) { }
+}
+
 __global__ void copy(float4 *to, const float4 *from, size_t count) {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x)
         to[i] = from[i];
@@ -78,7 +88,8 @@ static std::string ranges(const std::vector<unsigned> &seen, int *count) {
 static unsigned *board;
 static bool first_route = true;
 
-template <class Launch> static void route(const char *name, Launch launch) {
+// stream: if not null, what cudaDeviceSynchronize has left running there is told, and waited for.
+template <class Launch> static void route(const char *name, Launch launch, cudaStream_t stream = nullptr) {
     std::vector<unsigned> seen(MAX_SMS);
     int count;
     CHECK(cudaMemset(board, 0, MAX_SMS * sizeof *board));
@@ -86,9 +97,13 @@ template <class Launch> static void route(const char *name, Launch launch) {
     launch();
     cudaError_t code = cudaGetLastError();
     if (code == cudaSuccess) code = cudaDeviceSynchronize();
+    bool left = code == cudaSuccess && stream && cudaStreamQuery(stream) == cudaErrorNotReady;
+    cudaGetLastError();
+    if (left) CHECK(cudaStreamSynchronize(stream));
     CHECK(cudaMemcpy(seen.data(), board, MAX_SMS * sizeof *board, cudaMemcpyDeviceToHost));
     std::string set = ranges(seen, &count);
-    printf("%s\"%s\":{\"sms\":%d,\"set\":\"%s\",\"code\":%d}", first_route ? "" : ",", name, count, set.c_str(), (int)code);
+    printf("%s\"%s\":{\"sms\":%d,\"set\":\"%s\",\"code\":%d,\"left_running\":%s}", first_route ? "" : ",", name, count,
+           set.c_str(), (int)code, left ? "true" : "false");
     first_route = false;
 }
 
@@ -112,6 +127,9 @@ static void smids() {
     printf("{\"attribute\":%d,\"potential_grid\":%d,\"potential_block\":%d,\"clusters_of_2\":%d,\"routes\":{", sms, grid, block, clusters);
     route("null stream", [&] { mark<<<many, 128>>>(board); });
     route("per-thread stream", [&] { mark<<<many, 128, 0, cudaStreamPerThread>>>(board); });
+    cudaStream_t blocking;
+    CHECK(cudaStreamCreate(&blocking));
+    route("blocking stream", [&] { mark<<<many, 128, 0, blocking>>>(board); }, blocking);
     int low, high;
     CHECK(cudaDeviceGetStreamPriorityRange(&low, &high));
     for (int priority : {low, high}) {
@@ -128,7 +146,18 @@ static void smids() {
     mark<<<many, 128, 0, stream>>>(board);
     CHECK(cudaStreamEndCapture(stream, &graph));
     CHECK(cudaGraphInstantiate(&exec, graph, 0));
-    route("captured graph", [&] { cudaGraphLaunch(exec, stream); });
+    route("captured graph", [&] { cudaGraphLaunch(exec, stream); }, stream);
+    route("graph in a blocking stream", [&] { cudaGraphLaunch(exec, blocking); }, blocking);
+    route("graph in the per-thread stream", [&] { cudaGraphLaunch(exec, cudaStreamPerThread); }, cudaStreamPerThread);
+    // The legacy stream waits for blocking ones: the copy must see what the graph wrote.
+    unsigned early = 0;
+    for (int i = 0; i < 20; i++) {
+        unsigned first = 0;
+        CHECK(cudaMemset(board, 0, MAX_SMS * sizeof *board));
+        CHECK(cudaGraphLaunch(exec, blocking));
+        CHECK(cudaMemcpy(&first, board, sizeof first, cudaMemcpyDeviceToHost));
+        early += first == 0;
+    }
     cudaGraph_t built;
     cudaGraphNode_t node;
     cudaGraphExec_t built_exec;
@@ -141,22 +170,22 @@ static void smids() {
     CHECK(cudaGraphCreate(&built, 0));
     CHECK(cudaGraphAddKernelNode(&node, built, nullptr, 0, &params));
     CHECK(cudaGraphInstantiate(&built_exec, built, 0));
-    route("built graph", [&] { cudaGraphLaunch(built_exec, stream); });
+    route("built graph", [&] { cudaGraphLaunch(built_exec, stream); }, stream);
     route("cooperative, as large as queries allow", [&] {
         cudaLaunchCooperativeKernel((void *)mark_together, dim3(blocks * sms), dim3(128), arguments, 0, stream);
     });
     // Last: a refused launch leaves its code behind.
     cudaError_t more = cudaLaunchCooperativeKernel((void *)mark_together, dim3(blocks * sms + 1), dim3(128), arguments, 0, stream);
     cudaGetLastError();
-    printf("},\"cooperative_one_more\":%d}\n", (int)more);
+    printf("},\"cooperative_one_more\":%d,\"copies_before_graph\":%u}\n", (int)more, early);
 }
 
 static void wait_until(double at) {
     while (now_s(CLOCK_REALTIME) < at) usleep(200);
 }
 
-static void rate(double seconds, double at, bool hog) {
-    const int blocks = 132 * 1024, rounds = 2000; // 128 waves of 18 us on the whole card: no tail to speak of
+static void rate(double seconds, double at, bool hog, bool is_short = false) {
+    const int blocks = 132 * (is_short ? 128 : 1024), rounds = 2000; // 16 or 128 waves of 18 us on the whole card
     const size_t bytes = hog ? (size_t)2 << 30 : 256;
     float *a, *b;
     CHECK(cudaMalloc(&a, bytes));
@@ -190,6 +219,95 @@ static void rate(double seconds, double at, bool hog) {
            1e3 * steps[count * 99 / 100], count);
 }
 
+static void small(double seconds, double at) {
+    int khz;
+    CHECK(cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, 0));
+    spin<<<1, 32>>>(1);
+    CHECK(cudaDeviceSynchronize());
+    wait_until(at);
+    std::vector<double> late;
+    double start = now_s();
+    long due = (long)(seconds * 100);
+    for (long i = 0; i < due; i++) {
+        double when = start + 0.01 * i;
+        while (now_s() < when) usleep(50);
+        for (int k = 0; k < 20; k++) spin<<<132, 32>>>(50LL * khz / 1000);
+        CHECK(cudaDeviceSynchronize());
+        late.push_back(now_s() - when);
+    }
+    double elapsed = now_s() - start;
+    std::sort(late.begin(), late.end());
+    printf("{\"rate\":%.3f,\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"steps\":%ld}\n", due / elapsed, 1e3 * late[due / 2],
+           1e3 * late[due * 99 / 100], due);
+}
+
+// --- the driver itself ---
+
+#define DRIVER(name) ((decltype(&name))dlsym(dlopen("libcuda.so.1", RTLD_NOW), #name))
+#define MUST(call)                                                                           \
+    do {                                                                                     \
+        CUresult code = (call);                                                              \
+        if (code != CUDA_SUCCESS) {                                                          \
+            printf("{\"error\":\"%s: %d\"}\n", #call, (int)code);                            \
+            exit(3);                                                                         \
+        }                                                                                    \
+    } while (0)
+
+// How often of 20 a graph still ran when cudaDeviceSynchronize had returned.
+static int left_running(cudaStream_t stream, cudaGraphExec_t exec, CUcontext other) {
+    int left = 0;
+    for (int i = 0; i < 20; i++) {
+        CHECK(cudaGraphLaunch(exec, stream));
+        if (other) {
+            CUcontext popped;
+            MUST(DRIVER(cuCtxPushCurrent_v2)(other));
+            MUST(DRIVER(cuCtxSynchronize)());
+            MUST(DRIVER(cuCtxPopCurrent_v2)(&popped));
+        } else CHECK(cudaDeviceSynchronize());
+        left += cudaStreamQuery(stream) == cudaErrorNotReady;
+        cudaGetLastError();
+        CHECK(cudaStreamSynchronize(stream));
+    }
+    return left;
+}
+
+static void facts() {
+    CUcontext primary, views[2];
+    CUdevResource card, groups[16];
+    unsigned int count = 16;
+    CHECK(cudaFree(0));
+    CHECK(cudaMalloc(&board, MAX_SMS * sizeof *board));
+    MUST(DRIVER(cuCtxGetCurrent)(&primary));
+    MUST(DRIVER(cuDeviceGetDevResource)(0, &card, CU_DEV_RESOURCE_TYPE_SM));
+    MUST(DRIVER(cuDevSmResourceSplitByCount)(groups, &count, &card, nullptr, 0, 8));
+    for (int i = 0; i < 2; i++) {
+        CUdevResourceDesc desc;
+        CUgreenCtx green;
+        MUST(DRIVER(cuDevResourceGenerateDesc)(&desc, &groups[5 * i], 5));
+        MUST(DRIVER(cuGreenCtxCreate)(&green, desc, 0, CU_GREEN_CTX_DEFAULT_STREAM));
+        MUST(DRIVER(cuCtxFromGreenCtx)(&views[i], green));
+    }
+    printf("{\"groups\":%u,\"routes\":{", count);
+    for (int i = 0; i < 2; i++) {
+        MUST(DRIVER(cuCtxSetCurrent)(views[i]));
+        route(i ? "groups 5-9" : "groups 0-4", [&] { mark<<<4096, 128>>>(board); });
+    }
+    cudaStream_t stream, blocking;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    CHECK(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    cudaError_t made = cudaStreamCreate(&blocking);
+    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+    mark<<<4096, 128, 0, stream>>>(board);
+    CHECK(cudaStreamEndCapture(stream, &graph));
+    CHECK(cudaGraphInstantiate(&exec, graph, 0));
+    int by_view = left_running(stream, exec, nullptr), by_primary = left_running(stream, exec, primary);
+    mark<<<1, 32, 0, cudaStreamPerThread>>>(board);
+    int per_thread = cudaGetLastError();
+    printf("},\"graph_left_by_sync\":%d,\"graph_left_by_sync_of_primary\":%d,\"per_thread_code\":%d,\"blocking_code\":%d}\n",
+           by_view, by_primary, per_thread, (int)made);
+}
+
 static void setup() {
     double start = now_s();
     CHECK(cudaFree(0));
@@ -208,7 +326,10 @@ int main(int argc, char **argv) {
         if (!strcmp(argv[i], "--at")) at = atof(argv[i + 1]);
     if (!strcmp(what, "smids")) smids();
     else if (!strcmp(what, "rate")) rate(seconds, at, false);
+    else if (!strcmp(what, "short")) rate(seconds, at, false, true);
     else if (!strcmp(what, "hog")) rate(seconds, at, true);
+    else if (!strcmp(what, "small")) small(seconds, at);
+    else if (!strcmp(what, "facts")) facts();
     else if (!strcmp(what, "setup")) setup();
     else if (!strcmp(what, "hold")) rate(3600, 0, false);
     else if (!strcmp(what, "fault")) {
