@@ -11,6 +11,7 @@
 #include "wait.h"
 
 #define POOL 256U
+#define STEADY_PART 20U /* a result is as predicted if it is off by less than this part */
 
 /* One context's events. Handles outlive the struct's use: a forgotten clock keeps none. */
 struct vgpu_clock {
@@ -151,14 +152,31 @@ CUevent vgpu_track_start(struct vgpu_track *track) {
     return event;
 }
 
-/* Of each eight groups' worth of work one group is timed. */
+static uint32_t timed_one_in(const struct vgpu_track *track) {
+    bool steady = track->group_steady >= VGPU_GROUP_STEADY;
+    return steady ? VGPU_GROUP_STEADY_ONE_IN : VGPU_GROUP_TIMED_ONE_IN;
+}
+
+static void plan_group(struct vgpu_track *track) {
+    uint32_t groups = timed_one_in(track);
+    track->group_due_ns = track->submitted_ns + groups * VGPU_GROUP_NS;
+    track->group_due_launches = track->launches + groups * VGPU_GROUP_LAUNCHES;
+}
+
+void vgpu_track_doubt(struct vgpu_track *track) {
+    if (track->group_steady >= VGPU_GROUP_STEADY) {
+        track->group_steady = 0;
+        plan_group(track);
+    }
+    track->group_steady = 0;
+}
+
 static bool group_begins(struct vgpu_track *track) {
     bool due =
         track->submitted_ns >= track->group_due_ns || track->launches >= track->group_due_launches;
     bool busy = track->group_start || track->group_out || track->group_opening;
     if (!due || busy || track->unmarked_launches != 1) return false;
-    track->group_due_ns = track->submitted_ns + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_NS;
-    track->group_due_launches = track->launches + VGPU_GROUP_TIMED_ONE_IN * VGPU_GROUP_LAUNCHES;
+    plan_group(track);
     track->group_count = 0;
     track->group_ns = 0;
     track->group_opening = true;
@@ -261,6 +279,9 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
         mark->trial->in_flight = 0;
     } else if (mark->start) {
         if (took) vgpu_book_learn_group(track->group, track->group_count, took);
+        uint64_t off = took > track->group_ns ? took - track->group_ns : track->group_ns - took;
+        if (off <= track->group_ns / STEADY_PART) track->group_steady++;
+        else vgpu_track_doubt(track);
         track->group_out = false;
     }
     pthread_mutex_unlock(track->lock);

@@ -28,7 +28,10 @@
 #define VGPU_MARK_QUEUE 64U
 #define VGPU_GROUP_LAUNCHES 64U
 #define VGPU_GROUP_NS UINT64_C(250000)
-#define VGPU_GROUP_TIMED_ONE_IN 8U /* of so many groups one is timed */
+#define VGPU_GROUP_TIMED_ONE_IN 8U /* of so many groups one is timed: that costs 5 us of GPU time  \
+                                    */
+#define VGPU_GROUP_STEADY_ONE_IN 64U /* … once VGPU_GROUP_STEADY results were as predicted */
+#define VGPU_GROUP_STEADY 4U
 
 struct vgpu_clock; /* per context: event pools and the anchor */
 
@@ -74,8 +77,9 @@ struct vgpu_track {
     uint64_t group_due_ns;       /* submitted_ns … */
     uint64_t group_due_launches; /* … or launches at which the next timed group starts */
     struct vgpu_book_member group[VGPU_GROUP_LAUNCHES];
-    bool group_opening; /* somebody is recording its first event */
-    bool group_out;     /* a timed group's result is awaited: members are kept */
+    uint32_t group_steady; /* results in a row that were as predicted */
+    bool group_opening;    /* somebody is recording its first event */
+    bool group_out;        /* a timed group's result is awaited: members are kept */
     struct vgpu_recent recent[VGPU_RECENT];
     struct vgpu_book_entry *spinner; /* the last one launched here, … */
     uint64_t spinner_end_ns;         /* … submitted_ns with it, … */
@@ -145,6 +149,10 @@ static inline void vgpu_track_count_in_group(struct vgpu_track *track,
  * thread's. */
 bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
                      CUevent trial_start);
+
+/* What runs there took another time than predicted: its groups are timed more often again. Caller
+ * holds the lock. */
+void vgpu_track_doubt(struct vgpu_track *track);
 
 /* Looks at the marks that are out, oldest first, without waiting. Teaches the book. */
 void vgpu_track_poll(struct vgpu_track *track);

@@ -314,6 +314,9 @@ static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
 static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t drained_ns) {
     uint64_t error = later(predicted_ns, drained_ns) - earlier(predicted_ns, drained_ns);
     pace->drain_error_ns = later(error, (7 * pace->drain_error_ns + error) / 8);
+    if (error < GOOD_NS) return;
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
+        if (track->epoch == pace->slice.epoch) vgpu_track_doubt(track);
 }
 
 /* The next holder's wake-up can hide behind the rest of our work, if we know how long that is. */

@@ -127,8 +127,19 @@ static double share_of_threads(int count, bool in_step, uint32_t ppm) {
     return 100.0 * (double)busy_ns / (double)count / (2000.0 * (double)MS);
 }
 
+/* A timed event costs the GPU 2.5 us: those of a slice's ends are needed, those of the groups are
+ * rare as long as the predictions hold. */
+static void test_timed(void) {
+    unsigned long records = timed_records;
+    share_of_threads(1, false, 900000);
+    double groups = (double)(timed_records - records) - 2.0 * (double)region->devices[0].slices;
+    check(groups > 2 && groups < 2 * 2000 / (8 * 0.25) / 4, "timed events of groups in 2 s",
+          groups);
+}
+
 int main(void) {
     test_calls();
+    test_timed();
     double one = share_of_threads(1, false, 250000), four = share_of_threads(4, false, 250000);
     check(one > 24 && one < 26, "one thread at 25 %", one);
     check(four > 23.5 && four < 26, "four threads with a stream each at 25 %", four);

@@ -164,7 +164,9 @@ bool vgpu_watch_start(struct vgpu_pace *pace) {
 enum kind { KERNEL, SPIN, RELEASE, RECORD };
 struct event {
     uint64_t at_ns; /* NEVER: not yet known */
+    bool timed;
 };
+static unsigned long timed_records;
 static struct stream {
     struct op {
         enum kind kind;
@@ -290,8 +292,8 @@ static CUresult exchange(CUstreamCaptureMode *mode) {
 }
 static CUresult create(CUevent *event, unsigned flags) {
     calls++;
-    (void)flags;
     if (events_used == 4096) return CUDA_ERROR_OUT_OF_MEMORY;
+    events[events_used].timed = flags == CU_EVENT_DEFAULT;
     *event = (CUevent)&events[events_used++];
     return CUDA_SUCCESS;
 }
@@ -303,6 +305,7 @@ static CUresult destroy(CUevent event) {
 static CUresult record(CUevent event, CUstream stream) {
     calls++;
     if (stream_of(stream)->capturing) return bad_records++, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    timed_records += ((struct event *)event)->timed;
     submit_op(stream, RECORD, 0, (struct event *)event);
     return CUDA_SUCCESS;
 }
