@@ -154,6 +154,71 @@ static void test_burst(void) {
     free(world);
 }
 
+/* Who bursts gives way at once to who does not, however little it was charged so far. */
+static void test_burster_yields(void) {
+    for (int inside = 0; inside < 2; inside++) {
+        struct world *world = new_world(19);
+        const struct vgpu_place_on_board burster = {.board = &world->board, .seat = 0};
+        const struct vgpu_place_on_board other = {.board = &world->board, .seat = 1};
+        add_tenant(world, 50, MS);
+        add_tenant(world, 50, MS);
+        world->board.seats[1].turn_v = SECOND;
+        const struct vgpu_turn_claim bursting = {1, 1, true}, claim = {2, 1, !inside};
+        uint64_t until;
+        bool call;
+        uint32_t epoch = vgpu_turn_ask(&burster, &bursting, START, &until, &call);
+        vgpu_turn_ask(&other, &claim, START + MS, &until, &call);
+        uint64_t end = vgpu_turn_end_ns(&burster, epoch, VGPU_TURN_QUANTUM_NS, START + 2 * MS);
+        uint64_t wanted = inside ? START : START + VGPU_TURN_QUANTUM_NS;
+        check(end == wanted, "its turn ends, ms after it began", (double)(end - START) / 1e6,
+              (double)(wanted - START) / 1e6);
+        check(vgpu_turn_passes(&burster, epoch, START + 2 * MS) == inside, "and may be passed on",
+              vgpu_turn_passes(&burster, epoch, START + 2 * MS), inside);
+        vgpu_turn_release(&burster, epoch, true, START + 3 * MS);
+        epoch = vgpu_turn_ask(&burster, &bursting, START + 3 * MS, &until, &call);
+        check((epoch == 0) == inside, "and it is not asked for again before the other's", epoch,
+              !inside);
+        free(world);
+    }
+}
+
+/* Weight and burst are in force with the next turn. */
+static void test_live_change(void) {
+    struct world *world = new_world(23);
+    struct tenant *one = add_tenant(world, 100, 500 * US);
+    struct tenant *other = add_tenant(world, 100, 500 * US);
+    const double wanted[] = {50, 20, 80};
+    const uint32_t weights[] = {1000000, 250000, 4000000};
+    uint64_t now = START;
+    for (int i = 0; i < 3; i++) {
+        world->board.seats[0].weight_ppm = weights[i];
+        run_world(world, now += 500 * MS, NULL);
+        one->done_ns = other->done_ns = 0;
+        run_world(world, now += 4 * SECOND, NULL);
+        double got = 100.0 * (double)one->done_ns / (double)(one->done_ns + other->done_ns);
+        check(got > wanted[i] - 1 && got < wanted[i] + 1, "the weight is changed, percent", got,
+              wanted[i]);
+    }
+    free(world);
+
+    world = new_world(29);
+    struct tenant *burster = add_tenant(world, 25, 200 * US);
+    const uint32_t bursts[] = {0, 900000, 500000, 0};
+    const double reached[] = {25, 90, 50, 25};
+    now = START + 500 * MS;
+    run_world(world, now, NULL);
+    for (int i = 0; i < 4; i++) {
+        burster->device.burst_ppm = world->board.seats[0].burst_ppm = bursts[i];
+        run_world(world, now += 500 * MS, NULL);
+        burster->done_ns = 0;
+        run_world(world, now += 2 * SECOND, NULL);
+        double got = percent(burster, 2 * SECOND);
+        check(got > reached[i] - 1 && got < reached[i] + 1.5, "the burst is changed, percent", got,
+              reached[i]);
+    }
+    free(world);
+}
+
 /* The wish of a session that died waiting is waited for once, not for ever. */
 static void test_dead_wish(void) {
     struct world *world = new_world(17);
@@ -189,6 +254,8 @@ int main(void) {
     test_small_demand();
     test_unlimited();
     test_burst();
+    test_burster_yields();
+    test_live_change();
     test_dead_wish();
     test_weight();
     return failures != 0;
