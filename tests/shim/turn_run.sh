@@ -16,6 +16,7 @@ sh shim/sim/build.sh "$out/sim" &&
     $cc $flags -O2 $sources "$trampoline" -o "$out/shim.so" &&
     $cc $flags -O1 -fsanitize=thread $sources "$trampoline" -o "$out/shim-tsan.so" &&
     $cc -std=gnu11 -O2 tests/fixtures/load.c -o "$out/load" -pthread -ldl &&
+    $cc -std=gnu11 -O2 tests/fixtures/hazard.c -o "$out/hazard" -ldl &&
     $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
 mkdir -m 700 "$out/state"
 export VGPU_SIM_DIR="$out/state" LD_LIBRARY_PATH="$out/sim"
@@ -102,6 +103,27 @@ sleep 2
 "$out/make_region" set "$out/a" share_ppm 750000
 wait
 within "25 % for two seconds, then 75" "$(percent a)" 50 5
+
+fresh
+session a 1000000; session b 1000000
+load a --seconds 4 >"$out/a.json" &
+load b --seconds 4 >"$out/b.json" &
+sleep 2
+"$out/make_region" set "$out/a" weight_ppm 4000000
+wait
+within "weight 1 for two seconds, then 4" "$(percent a)" 65 6
+
+# Waits that are not launches (memory freed, a module unloaded, the legacy stream), kernels that wait
+# for a later one, graphs that are changed: the share holds, and the neighbour has its own.
+for hazard in free unload legacy spin update clone; do
+    fresh
+    session a 250000; session b 750000
+    VGPU_REGION="$out/a" LD_PRELOAD="$out/shim.so" timeout 30 "$out/hazard" $hazard 3 >"$out/a.json" &
+    load b --seconds 3 >"$out/b.json" &
+    wait
+    within "$hazard at 25 %" "$(percent a)" 25 5
+    within "$hazard beside 75 %: its neighbour" "$(percent b)" 73 6
+done
 
 # The holder dies, or stops: the other one goes on.
 for signal in KILL STOP; do
