@@ -28,8 +28,8 @@
 #define VGPU_MARK_QUEUE 64U
 #define VGPU_GROUP_LAUNCHES 64U
 #define VGPU_GROUP_NS UINT64_C(250000)
-#define VGPU_GROUP_TIMED_ONE_IN 8U /* of so many groups one is timed: that costs 5 us of GPU time  \
-                                    */
+/* Of so many groups one is timed, which costs 5 us of GPU time … */
+#define VGPU_GROUP_TIMED_ONE_IN 8U
 #define VGPU_GROUP_STEADY_ONE_IN 64U /* … once VGPU_GROUP_STEADY results were as predicted */
 #define VGPU_GROUP_STEADY 4U
 
