@@ -108,7 +108,7 @@ const steps: Record<string, () => Promise<void>> = {
     note("bun check", await run([bun, "check"]));
   },
   async bun() {
-    const { code, text } = await run([bun, "test"]);
+    const { code, text } = await run([bun, "test", "--timeout", "20000"]);
     const passed = Number(/^\s*(\d+) pass$/m.exec(text)?.[1] ?? 0);
     const failed = Number(/^\s*(\d+) fail$/m.exec(text)?.[1] ?? 0);
     total.passed += passed;
