@@ -28,7 +28,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
 static uint32_t share_of(struct vgpu_gate gate) {
-    uint32_t ppm = vgpu_gate_share(gate.device);
+    uint32_t ppm = gate.share_ppm ? gate.share_ppm : vgpu_gate_share(gate.device);
     return ppm ? ppm : 1;
 }
 
@@ -60,8 +60,9 @@ static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slic
     slice->base_ns = to_ns(gate, base);
     slice->bursting = vgpu_load_relaxed(&gate.device->gate_burst_epoch) == slice->epoch;
     uint32_t ppm = slice->bursting ? burst_of(gate) : share_of(gate);
-    uint64_t alone = slice_ns(ppm, VGPU_GATE_PERIOD_NS);
-    uint64_t shared = slice_ns(ppm, VGPU_GATE_PERIOD_SHARED_NS);
+    uint64_t period = gate.period_ns ? gate.period_ns : VGPU_GATE_PERIOD_NS;
+    uint64_t alone = slice_ns(ppm, period);
+    uint64_t shared = slice_ns(ppm, later(period, VGPU_GATE_PERIOD_SHARED_NS));
     slice->end_ns = end_of(slice, ppm, gate.quantum_ns ? gate.quantum_ns : alone);
     slice->end_shared_ns = end_of(slice, ppm, gate.quantum_ns ? gate.quantum_ns : shared);
 }

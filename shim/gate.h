@@ -8,8 +8,9 @@
  * start of the next slice: base + charge ÷ share. base      where the schedule stood when the slice
  * was opened: next, or the request less the credit if that is later (an idle session does not save
  * up more than the credit). busy      the process that opened the slice and has not left it
- * (use.gate_busy = epoch). A slice belongs to one process: two in one slice would have the driver
- * switch between them, 150 us a time, and neither's events would tell when the GPU worked for it.
+ * (use.gate_busy = epoch). A slice (a GPU's part of it, in a gang: gang.h)
+ * belongs to one process: two in one slice would have the driver switch between them, 150 us a
+ * time, and neither's events would tell when the GPU worked for it.
  *
  * burst     a second schedule at burst_ppm, which all charges count in. A slice that opens ahead of
  *           the share's schedule, because the burst's allows it and nobody else wants the GPU, is
@@ -42,6 +43,8 @@ struct vgpu_gate {
     struct vgpu_device *device;
     uint64_t start_ns;   /* region header start_mono_ns */
     uint64_t quantum_ns; /* other sessions are active: a slice may last this long; else 0 */
+    uint64_t period_ns;  /* alone: a slice is share × this; 0 = VGPU_GATE_PERIOD_NS */
+    uint32_t share_ppm;  /* 0 = vgpu_gate_share(device) */
     bool may_burst;      /* slices may open above the share, up to burst_ppm */
 };
 

@@ -129,8 +129,12 @@ static struct vgpu_pace *current_pace(void) {
     return device < VGPU_MAX_DEVICES ? pace_of(device) : NULL;
 }
 
+static const struct vgpu_device *own_device(const struct vgpu_pace *pace) {
+    return &pace->session->region->devices[pace->device];
+}
+
 static struct vgpu_pace *if_limited(struct vgpu_pace *pace) {
-    bool limited = pace && (vgpu_gate_share(pace->gate.device) < VGPU_WHOLE_GPU ||
+    bool limited = pace && (vgpu_gate_share(own_device(pace)) < VGPU_WHOLE_GPU ||
                             vgpu_load_relaxed(&company[pace->device]));
     return limited ? pace : NULL;
 }
@@ -186,7 +190,7 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* ---- admission ---------------------------------------------------------------------------- */
 
-enum step { ADMIT, LOOK, WAIT_TURN, WAIT_GPU, WAIT_OTHERS, CLOSE };
+enum step { ASK_NAME, ADMIT, LOOK, WAIT_TURN, WAIT_GPU, WAIT_OTHERS, CLOSE };
 
 /* This thread's stream is full to the slice's end. Where other threads launch too, theirs may not
  * be: they wake one after another, and closing now would turn them away. True, with when to look
@@ -207,6 +211,7 @@ static uint64_t trial_patience(const struct vgpu_passage *passage) {
 }
 
 static uint64_t window_of(const struct vgpu_pace *pace) {
+    if (vgpu_slice_helps(pace)) return VGPU_GANG_HELP_NS;
     return vgpu_slice_is_shared(pace) ? SHARED_WINDOW_NS : WINDOW_NS;
 }
 
@@ -305,6 +310,7 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     struct vgpu_track *track = passage->track;
     if (entry->spins) vgpu_stall_note_spinner(pace, track, entry);
     if (passage->first) memset(pace->slice_class_ns, 0, sizeof pace->slice_class_ns);
+    pace->helped |= entry->talks && vgpu_slice_helps(pace);
     count(pace, track, entry, flight, now);
     if (passage->first) pace->overrun_ns = 0;
     if (!pace->overrun_ns && track->flight_end_ns > pace->slice.end_ns)
@@ -366,8 +372,10 @@ static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgp
         uint64_t look = vgpu_slice_next_look(pace, now);
         pthread_mutex_lock(&pace->lock);
         bool stalled = vgpu_stall_lasts(&stall, pace, own, now);
+        bool helps = vgpu_slice_helps(pace);
         pthread_mutex_unlock(&pace->lock);
         if (stalled) return false;
+        if (helps) return true; /* a peer may wait for the very launch */
         vgpu_wait_word(vgpu_pace_bell(pace), heard, look);
     }
     pthread_mutex_lock(&pace->lock);
@@ -405,28 +413,50 @@ static bool talks(const struct vgpu_passage *passage) {
     return passage->entry->talks || passage->track->class == VGPU_CLASS_COMMUNICATION;
 }
 
+/* True if GPUs of the session that communicate are to form a gang by themselves. */
+static bool makes_gangs(const struct vgpu_pace *pace) {
+    return vgpu_load_relaxed(&pace->session->region->header.gang) == VGPU_GANG_AUTO;
+}
+
+/* Then communication waits with everything else: the ranks' slice is one, and a rank that spun for
+ * its peers outside of it would take their neighbours' time. */
+static bool is_in_gang(const struct vgpu_pace *pace) { return pace->turns.count > 1; }
+
+static void enter_gang(struct vgpu_pace *pace) {
+    if (vgpu_gang_enter(pace->session->region, pace->device))
+        vgpu_wake_word(vgpu_pace_bell(pace)); /* our own slice ends */
+}
+
+/* What a thread that waits for a slice listens to. */
+static uint32_t *bell_of_wait(const struct vgpu_pace *pace) {
+    uint32_t *bell = vgpu_load_relaxed(&pace->waits_on);
+    return bell ? bell : pace->rota.bell;
+}
+
 /* Returns when the launch may go, and has been booked. */
 static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t key,
                   const void *function) {
     uint64_t request = 0, held_since = 0;
     bool forced = false;
     for (;;) {
-        uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
+        uint32_t *bell = bell_of_wait(pace), heard = vgpu_load_acquire(bell);
         uint64_t now = vgpu_now_ns(), until = now;
         if (!request) request = now;
         pthread_mutex_lock(&pace->lock);
         if (!passage->entry) passage->entry = vgpu_book_find(pace->book, key);
         uint64_t flight = flight_of(pace, vgpu_book_predict(passage->entry));
-        enum step step =
-            forced && pace->joined ? ADMIT : decide(pace, passage, flight, now, request, &until);
-        bool never_waits = step != ADMIT && talks(passage);
+        bool named = passage->entry->named;
+        enum step step = !named && makes_gangs(pace) ? ASK_NAME
+                         : forced && pace->joined
+                             ? ADMIT
+                             : decide(pace, passage, flight, now, request, &until);
+        bool never_waits = step > ADMIT && talks(passage) && !is_in_gang(pace);
         if (never_waits && pace->joined) step = ADMIT;
         if (step == ADMIT) {
             submit(pace, passage, flight, now);
             give_grant(pace, now);
         }
         pace->looked |= step == LOOK;
-        bool named = passage->entry->named;
         uint32_t epoch = pace->slice.epoch;
         pthread_mutex_unlock(&pace->lock);
         if (step == ADMIT) {
@@ -440,12 +470,14 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             return;
         }
         if (!named) {
-            /* Only a launch that is to be held back is worth the question. */
+            /* Worth the question only if it is to be held back, or may tell that GPUs are a gang.
+             */
             bool communicates = vgpu_class_is_communication(function);
             pthread_mutex_lock(&pace->lock);
             passage->entry->talks = communicates;
             passage->entry->named = true;
             pthread_mutex_unlock(&pace->lock);
+            if (communicates && makes_gangs(pace)) enter_gang(pace);
             continue;
         }
         /* Only the share's own waits are throttling; a full window is what a full queue is
@@ -458,7 +490,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             /* Work that waits for the launch we hold back would never drain: let it through. */
             forced = !close_slice(pace, epoch, passage->track);
         } else if (step == WAIT_TURN) {
-            vgpu_wait_word(vgpu_pace_bell(pace), heard, until);
+            if (bell == bell_of_wait(pace)) vgpu_wait_word(bell, heard, until);
         } else {
             vgpu_wait_until(until);
             vgpu_slice_look(pace, false);
@@ -594,6 +626,7 @@ VGPU_EXPORT int vgpu_stream_class(void *stream, enum vgpu_class what) {
     errno = (unsigned)what > VGPU_CLASS_COMMUNICATION ? EINVAL : found ? errno : ENOENT;
     if ((unsigned)what > VGPU_CLASS_COMMUNICATION || !found) return -1;
     vgpu_store_relaxed(&found->track->class, (uint32_t)what);
+    if (what == VGPU_CLASS_COMMUNICATION && makes_gangs(found->pace)) enter_gang(found->pace);
     return 0;
 }
 

@@ -23,7 +23,7 @@
 #include "include/vgpu.h" /* VGPU_CLASS_* */
 
 #define VGPU_MAGIC UINT64_C(0x6e6f697567707631) /* "1vpguion" on disk */
-#define VGPU_LAYOUT_VERSION 3U
+#define VGPU_LAYOUT_VERSION 4U
 #define VGPU_MAX_DEVICES 16
 #define VGPU_MAX_SLOTS 512
 #define VGPU_RING_RECORDS 2048
@@ -63,8 +63,9 @@
     A(char, board_dir, 160)     /* where the boards lie; NUL-terminated; empty = no board */       \
     X(u32, mps)                 /* 1: its processes use the MPS daemon that vgpu started */        \
     X(u32, header_spare)                                                                           \
-    X(u64, audit_ns) /* CLOCK_MONOTONIC before the last audit asked NVML; 0 = never */             \
-    A(u64, header_pad, 4)                                                                          \
+    X(u64, audit_ns)     /* CLOCK_MONOTONIC before the last audit asked NVML; 0 = never */         \
+    X(u64, gang_members) /* a bit a device: see gang.h */                                          \
+    A(u64, header_pad, 3)                                                                          \
     X(u64, ring_head) /* records claimed so far; own cache line with ring_lost */                  \
     X(u64, ring_lost)                                                                              \
     X(u64, unknown_calls) /* allocation entry points the hook table does not know */               \
@@ -88,7 +89,7 @@
     X(u64, velocity)            /* by the supervisor: growth in bytes/s, moving average */         \
     X(u32, pressure_crossed)    /* 1: a shim saw a use above pressure_next_bytes (soft.h) */       \
     X(u32, burst_ppm)           /* ceiling while nobody else wants the GPU; 0 = the share */       \
-    A(u64, device_pad, 1)                                                                          \
+    X(u64, gang_turn) /* of the open slice: its epoch << 32 | the turn on this GPU's board */      \
     A(u64, copy_paid_ns, 3) /* by VGPU_COPY_*: see bucket.h; a line of their own */                \
     A(u64, copied_bytes, 3) /* of copies under a limit, for the summary */                         \
     X(u64, copy_waited_ns)                                                                         \
@@ -107,7 +108,7 @@
     X(u32, board_seat)       /* the session's seat on this GPU's board, + 1; 0 = none yet */       \
     X(u64, gate_burst)       /* earliest start of the next slice above the share, in ticks */      \
     X(u64, gate_burst_epoch) /* the slice that is charged to the burst alone */                    \
-    A(u64, gate_pad, 1)
+    X(u64, gang_word)        /* who takes part in the open slice: see gang.h */
 
 #define VGPU_SLOT_FIELDS(X, A)                                                                     \
     X(u64, owner)      /* pid << 32 | generation << 8 | VGPU_SLOT_*: claimed by CAS */             \

@@ -20,7 +20,7 @@ static bool takes_turns(const struct vgpu_rota *rota) {
 
 static uint64_t quantum_ns(const struct vgpu_rota *rota) {
     uint32_t us = vgpu_load_relaxed(&header_of(rota)->quantum_us);
-    return us ? us * UINT64_C(1000) : VGPU_TURN_QUANTUM_NS;
+    return us ? us * UINT64_C(1000) : VGPU_TURN_QUANTUM_NS << (rota->ganged ? 1 : 0);
 }
 
 void vgpu_rota_join(struct vgpu_rota *rota, struct vgpu_session *session, uint32_t device) {

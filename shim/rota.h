@@ -16,6 +16,7 @@ struct vgpu_rota {
     uint32_t epoch;      /* of the turn that covers our slice; 0 = none */
     bool expected;       /* it is known when our work drains, and said so */
     bool in_turn;        /* our slice was opened with a turn: it is charged to our seat */
+    bool ganged;         /* one of several turns of a slice: they are longer */
     bool company;        /* another session was active when our slice was opened */
     uint64_t start_time; /* our process's, see turn.h */
 };

@@ -4,6 +4,7 @@
 #include "slot.h"
 #include "wait.h"
 
+#define OPENING_NS UINT64_C(20000)  /* between opening a slice and saying who takes part */
 #define YIELD_NS UINT64_C(250000)   /* head start for each process that was served less recently */
 #define OTHERS_NS UINT64_C(2000000) /* between two looks at a holder whose slice is over */
 #define TEND_NS UINT64_C(50000)     /* between two looks of the watcher while somebody waits */
@@ -25,11 +26,11 @@ static uint32_t slots_used(const struct vgpu_pace *pace) {
     return used < VGPU_MAX_SLOTS ? used : VGPU_MAX_SLOTS;
 }
 
-/* The i-th slot if another live process holds it, else NULL. */
-static struct vgpu_slot *other_slot(const struct vgpu_pace *pace, uint32_t i) {
+/* The i-th slot if a live process holds it, else NULL. */
+static struct vgpu_slot *live_slot(const struct vgpu_pace *pace, uint32_t i) {
     struct vgpu_slot *slot = &pace->session->region->slots[i];
     bool live = vgpu_slot_state(vgpu_load_acquire(&slot->owner)) == VGPU_SLOT_LIVE;
-    return live && slot != pace->session->slot ? slot : NULL;
+    return live ? slot : NULL;
 }
 
 /* True if another process of the session waits for the slice to end. */
@@ -37,18 +38,40 @@ static bool is_wanted_inside(const struct vgpu_pace *pace, uint32_t epoch) {
     return vgpu_load_seq_cst(&pace->gate.device->gate_wanted) == epoch;
 }
 
+static bool is_open(const struct vgpu_pace *pace, uint32_t epoch) {
+    struct vgpu_gate_slice slice;
+    return vgpu_gate_look(pace->gate, &slice) && slice.epoch == epoch;
+}
+
+static bool peer_is_stuck(const struct vgpu_pace *pace) {
+    return pace->turns.count > 1 &&
+           vgpu_gang_peer_is_stuck(pace->gate.device, pace->slice.epoch, pace->device) &&
+           is_open(pace, pace->slice.epoch);
+}
+
+static bool has_formed(const struct vgpu_pace *pace) {
+    return vgpu_gang_members(pace->session->region, pace->device) == pace->turns.members;
+}
+
 bool vgpu_slice_holds(const struct vgpu_pace *pace) {
-    return vgpu_gate_holds(pace->gate, pace->slice.epoch) && vgpu_rota_holds(&pace->rota);
+    bool open = vgpu_gate_holds(pace->gate, pace->slice.epoch) || peer_is_stuck(pace);
+    return open && vgpu_gang_turns_hold(&pace->turns) && has_formed(pace);
+}
+
+bool vgpu_slice_helps(const struct vgpu_pace *pace) {
+    return pace->joined && !pace->helped && peer_is_stuck(pace) &&
+           vgpu_gang_turns_hold(&pace->turns) && has_formed(pace);
 }
 
 uint64_t vgpu_slice_end_ns(const struct vgpu_pace *pace, uint64_t now_ns) {
+    if (vgpu_slice_helps(pace)) return UINT64_MAX;
     bool inside = is_wanted_inside(pace, pace->slice.epoch);
     uint64_t end = inside ? pace->slice.end_shared_ns : pace->slice.end_ns;
-    return earlier(end, vgpu_rota_end_ns(&pace->rota, now_ns));
+    return earlier(end, vgpu_gang_turns_end_ns(&pace->turns, now_ns));
 }
 
 bool vgpu_slice_is_shared(const struct vgpu_pace *pace) {
-    return pace->rota.company || vgpu_rota_is_wanted(&pace->rota);
+    return vgpu_gang_turns_have_company(&pace->turns) || vgpu_gang_turns_are_wanted(&pace->turns);
 }
 
 /* ---- taking a slice -------------------------------------------------------------------------- */
@@ -62,8 +85,8 @@ static struct waiting count_waiting(const struct vgpu_pace *pace) {
     uint64_t ours = vgpu_load_relaxed(&pace->use->gate_drained_ns);
     struct waiting waiting = {0};
     for (uint32_t i = 0; i < slots_used(pace); i++) {
-        const struct vgpu_slot *slot = other_slot(pace, i);
-        if (!slot) continue;
+        const struct vgpu_slot *slot = live_slot(pace, i);
+        if (!slot || slot == pace->session->slot) continue;
         const struct vgpu_use *use = &slot->use[pace->device];
         if (!vgpu_load_relaxed(&use->gate_wants_ns)) continue;
         waiting.all++;
@@ -82,34 +105,41 @@ static void publish_theft(struct vgpu_pace *pace, const struct vgpu_slot *slot, 
     vgpu_session_event(pace->session, &event);
 }
 
-/* The slice is over and its holder has not closed it: takes it from the dead, the deaf and the
+/* Takes the part of a slice that is overdue from the process in this slot, if it has it and is
+ * dead, deaf or endless. False if it keeps it. */
+static bool rob_part(struct vgpu_pace *pace, struct vgpu_slot *slot, struct vgpu_use *use,
+                     uint32_t epoch, uint64_t overdue_ns, uint64_t now_ns, uint64_t *drained_ns) {
+    if (vgpu_load_seq_cst(&use->gate_busy) != epoch) return true;
+    enum vgpu_life life = vgpu_slot_life(slot);
+    bool dead = life == VGPU_GONE || life == VGPU_EXITING;
+    bool deaf =
+        overdue_ns > VGPU_DEAF_NS && now_ns > vgpu_load_relaxed(&use->gate_seen_ns) + VGPU_DEAF_NS;
+    if (!dead && !deaf && overdue_ns <= VGPU_ENDLESS_NS) return false;
+    uint64_t busy = epoch;
+    if (!dead && !deaf) *drained_ns = now_ns; /* endless: it runs to this moment */
+    vgpu_store_release(&use->gate_drained_ns, *drained_ns);
+    if (vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0)) && !dead)
+        publish_theft(pace, slot, epoch, overdue_ns);
+    return true;
+}
+
+/* The slice is over and its holders have not closed it: takes it from the dead, the deaf and the
  * endless. A holder that dies between opening and saying so leaves a slice that nobody holds. */
 static void rob(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns) {
     uint64_t overdue = minus(now_ns, later(pace->wanted_since_ns, slice->end_shared_ns));
     uint64_t drained = earlier(now_ns, slice->end_shared_ns);
-    bool held = false, thief = false;
-    for (uint32_t i = 0; i < slots_used(pace); i++) {
-        struct vgpu_slot *slot = other_slot(pace, i);
-        struct vgpu_use *use = slot ? &slot->use[pace->device] : NULL;
-        if (!use || vgpu_load_seq_cst(&use->gate_busy) != slice->epoch) continue;
-        enum vgpu_life life = vgpu_slot_life(slot);
-        bool dead = life == VGPU_GONE || life == VGPU_EXITING;
-        bool deaf =
-            overdue > VGPU_DEAF_NS && now_ns > vgpu_load_relaxed(&use->gate_seen_ns) + VGPU_DEAF_NS;
-        if (!dead && !deaf && overdue <= VGPU_ENDLESS_NS) {
-            held = true;
-            continue;
-        }
-        uint64_t busy = slice->epoch;
-        if (!dead && !deaf) drained = now_ns; /* endless: it runs to this moment */
-        vgpu_store_release(&use->gate_drained_ns, drained);
-        thief = vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0)) && !dead;
-        if (thief) publish_theft(pace, slot, slice->epoch, overdue);
+    bool held = false;
+    for (uint32_t i = 0; i < slots_used(pace) * pace->turns.count; i++) {
+        struct vgpu_slot *slot = live_slot(pace, i / pace->turns.count);
+        if (!slot) continue;
+        struct vgpu_use *use = &slot->use[pace->turns.order[i % pace->turns.count]];
+        if (use == pace->use) continue;
+        held |= !rob_part(pace, slot, use, slice->epoch, overdue, now_ns, &drained);
     }
     if (held) return;
     if (!vgpu_gate_close(pace->gate, slice->epoch, drained)) return;
-    vgpu_rota_reclaim(&pace->rota, now_ns);
-    vgpu_wake_word(pace->rota.bell);
+    vgpu_gang_turns_reclaim(&pace->turns, now_ns);
+    vgpu_gang_turns_ring(&pace->turns);
 }
 
 /* Another process's slice is open: have its watcher know that somebody waits, and see that it ends.
@@ -121,7 +151,7 @@ static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_sl
         pace->wanted_epoch = slice->epoch;
         pace->wanted_since_ns = now_ns;
         vgpu_store_seq_cst(&device->gate_wanted, slice->epoch);
-        vgpu_wake_word(pace->rota.bell);
+        vgpu_gang_turns_ring(&pace->turns);
     }
     if (now_ns < slice->end_shared_ns) return slice->end_shared_ns;
     vgpu_gate_begin_close(pace->gate, slice->epoch);
@@ -129,33 +159,72 @@ static uint64_t wait_for_other(struct vgpu_pace *pace, const struct vgpu_gate_sl
     return now_ns + OTHERS_NS;
 }
 
-/* Opens a slice if the schedule, the other processes and the other sessions allow it now. */
+/* The gang as it is now: its leader's gate is ours. */
+static void form_gang(struct vgpu_pace *pace, uint64_t now_ns) {
+    struct vgpu_region *region = pace->session->region;
+    if (vgpu_load_relaxed(&region->header.gang) == VGPU_GANG_ON)
+        vgpu_gang_enter(region, pace->device);
+    uint64_t members = vgpu_gang_members(region, pace->device);
+    if (vgpu_gang_turns_form(&pace->turns, &pace->rota, members, now_ns)) pace->wanted_epoch = 0;
+    pace->gate.device = &region->devices[pace->turns.order[0]];
+    bool alone = pace->turns.count == 1;
+    pace->gate.share_ppm = alone ? 0 : vgpu_gang_share(region, members);
+    pace->gate.period_ns = alone ? 0 : VGPU_GANG_PERIOD_NS;
+}
+
+/* A slice is open. Takes our device's part of it, if it is to be had. */
+static bool join_slice(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uint64_t now_ns,
+                       uint64_t *until_ns) {
+    bool over = now_ns >= slice->end_ns || !vgpu_gate_holds(pace->gate, slice->epoch);
+    if (vgpu_gang_join(pace->gate.device, slice->epoch, pace->device, over)) {
+        vgpu_gang_turns_adopt(&pace->turns, slice->epoch);
+        pace->joined_ns = now_ns;
+        return true;
+    }
+    bool opening = vgpu_gang_is_opening(pace->gate.device, slice->epoch);
+    if (opening && now_ns < slice->open_ns + OTHERS_NS) *until_ns = now_ns + OPENING_NS;
+    else *until_ns = wait_for_other(pace, slice, now_ns);
+    return false;
+}
+
+/* Opens a slice if the schedule, the other processes and the other sessions allow it now, or takes
+ * part in the one that is open. */
 static bool open_slice(struct vgpu_pace *pace, struct vgpu_gate_slice *slice, uint64_t now_ns,
                        uint64_t request_ns, uint64_t *until_ns) {
-    const struct vgpu_gate gate = vgpu_rota_gate(&pace->rota, pace->gate, now_ns);
+    form_gang(pace, now_ns);
+    const struct vgpu_gate gate = vgpu_gang_turns_gate(&pace->turns, pace->gate, now_ns);
     bool bursting;
     uint64_t next = vgpu_gate_next(gate, now_ns, &bursting);
     struct waiting waiting = slots_used(pace) > 1 ? count_waiting(pace) : (struct waiting){0};
     *until_ns = next + YIELD_NS * earlier(waiting.before_us, 8);
     if (next == 0 || *until_ns > now_ns) {
-        vgpu_rota_withdraw(&pace->rota);
-        if (next == 0)
-            *until_ns = vgpu_gate_look(gate, slice) ? wait_for_other(pace, slice, now_ns) : 0;
+        vgpu_gang_turns_withdraw(&pace->turns, now_ns);
+        if (next) return false;
+        *until_ns = 0;
+        return vgpu_gate_look(gate, slice) && join_slice(pace, slice, now_ns, until_ns);
+    }
+    uint32_t *bell;
+    if (!vgpu_gang_turns_take(&pace->turns, bursting, now_ns, until_ns, &bell)) {
+        vgpu_store_relaxed(&pace->waits_on, bell);
         return false;
     }
-    if (!vgpu_rota_take(&pace->rota, bursting, now_ns, until_ns)) return false;
     if (vgpu_gate_ask(gate, now_ns, request_ns, slice) != VGPU_GATE_OPENED) {
-        vgpu_rota_leave(&pace->rota, now_ns);
+        vgpu_gang_turns_leave(&pace->turns, now_ns);
         *until_ns = now_ns;
         return false;
     }
-    if (waiting.all) vgpu_store_seq_cst(&pace->gate.device->gate_wanted, slice->epoch);
+    pace->joined_ns = slice->open_ns;
+    vgpu_gang_turns_publish(&pace->turns, slice->epoch);
+    vgpu_gang_open(gate.device, slice->epoch, pace->device);
+    if (pace->turns.count > 1) vgpu_gang_turns_ring(&pace->turns);
+    if (waiting.all) vgpu_store_seq_cst(&gate.device->gate_wanted, slice->epoch);
     return true;
 }
 
 bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns,
                      uint64_t *until_ns) {
     struct vgpu_gate_slice slice;
+    vgpu_store_relaxed(&pace->waits_on, (uint32_t *)NULL);
     if (!open_slice(pace, &slice, now_ns, request_ns, until_ns)) {
         if (!vgpu_load_relaxed(&pace->use->gate_wants_ns))
             vgpu_store_relaxed(&pace->use->gate_wants_ns, now_ns);
@@ -165,7 +234,9 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     vgpu_store_relaxed(&pace->use->gate_wants_ns, UINT64_C(0));
     pace->slice = slice;
     pace->joined = true;
-    pace->started = pace->looked = false;
+    pace->started = pace->looked = pace->helped = false;
+    pace->stuck = pace->was_stuck = false;
+    pace->drain_due_ns = 0;
     pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = 0;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
@@ -221,11 +292,12 @@ static bool used_streams_side_by_side(const struct vgpu_pace *pace) {
  * there is nothing to learn: it took longer only if we were late, and waiting for it by a longer
  * prediction would make us late again. */
 static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
+    if (pace->was_stuck) return; /* it took as long as a peer made it wait */
     if (!used_streams_side_by_side(pace)) {
         pace->overlap = OVERLAP_ONE;
         return;
     }
-    uint64_t planned = minus(pace->planned_end_ns, pace->slice.open_ns);
+    uint64_t planned = minus(pace->planned_end_ns, pace->joined_ns);
     if (planned < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
     uint64_t measured = took_ns * pace->overlap / planned;
     /* At worst all ran one after the other: what it took beyond that, the GPU was idle; or the
@@ -236,14 +308,39 @@ static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
     pace->overlap = (uint32_t)((3 * pace->overlap + measured) / 4);
 }
 
+/* When the last part of the slice had drained, ours at drained_ns. */
+static uint64_t last_drain(const struct vgpu_pace *pace, uint64_t drained_ns) {
+    for (uint32_t i = 0; pace->turns.count > 1 && i < slots_used(pace); i++) {
+        const struct vgpu_slot *slot = live_slot(pace, i);
+        for (uint32_t k = 0; slot && k < pace->turns.count; k++) {
+            const struct vgpu_use *use = &slot->use[pace->turns.order[k]];
+            drained_ns = later(drained_ns, vgpu_load_acquire(&use->gate_drained_ns));
+        }
+    }
+    return drained_ns;
+}
+
+/* Books the slice and gives its turns up: all parts of it have drained. */
+static void close_gate(struct vgpu_pace *pace, uint64_t begun_ns, uint64_t drained_ns,
+                       uint64_t now_ns) {
+    uint64_t charge = vgpu_gang_turns_settle(&pace->turns, begun_ns, drained_ns);
+    charge = vgpu_class_weigh(&pace->session->region->header, pace->slice_class_ns, charge);
+    vgpu_gate_close(pace->gate, pace->slice.epoch, pace->slice.open_ns + charge);
+    for (uint32_t i = 1; i < pace->turns.count; i++) {
+        struct vgpu_device *peer = &pace->session->region->devices[pace->turns.order[i]];
+        vgpu_add_relaxed(&peer->charged_ns, charge); /* told there as well; the schedule is one */
+    }
+    vgpu_gang_turns_leave(&pace->turns, now_ns);
+}
+
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     struct vgpu_use *use = pace->use;
     const struct vgpu_gate_slice slice = pace->slice;
     uint64_t robbed_ns = vgpu_load_acquire(&use->gate_drained_ns), now = vgpu_now_ns();
     /* The charge begins when the first launch call has returned: until then the GPU stood idle,
      * waiting for a thread that had just been woken. */
-    uint64_t lead = earlier(minus(pace->begun_ns, slice.open_ns), VGPU_GATE_PAUSE_NS);
-    uint64_t begun = slice.open_ns + lead;
+    uint64_t lead = earlier(minus(pace->begun_ns, pace->joined_ns), VGPU_GATE_PAUSE_NS);
+    uint64_t begun = pace->joined_ns + lead;
     uint64_t drained = later(earlier(drained_ns, now), begun);
     if (!pace->started) drained = begun;
     pace->joined = false;
@@ -256,14 +353,17 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
          * session's next slices each pays half. A process that was stopped finds out long after. */
         uint64_t overlapped = minus(drained, later(robbed_ns, begun));
         vgpu_gate_charge(pace->gate, earlier(overlapped, pace->slice_flight_ns) / 2);
-        pace->rota.epoch = 0; /* who robbed us has freed the turn as well */
+        vgpu_gang_turns_forget(&pace->turns); /* who robbed us has freed them */
         return;
     }
-    uint64_t charge = vgpu_rota_settle(&pace->rota, begun, drained);
-    charge = vgpu_class_weigh(&pace->session->region->header, pace->slice_class_ns, charge);
-    vgpu_gate_close(pace->gate, slice.epoch, slice.open_ns + charge);
-    if (is_wanted_inside(pace, slice.epoch)) vgpu_wake_word(pace->rota.bell);
-    vgpu_rota_leave(&pace->rota, now);
+    bool wanted = is_wanted_inside(pace, slice.epoch);
+    if (vgpu_gang_leave(pace->gate.device, slice.epoch, pace->device)) {
+        if (pace->joined_ns != slice.open_ns) begun = slice.open_ns;
+        close_gate(pace, begun, last_drain(pace, drained), now);
+    } else {
+        vgpu_gang_turns_forget(&pace->turns); /* peers go on: who leaves last frees them */
+    }
+    if (wanted) vgpu_gang_turns_ring(&pace->turns);
 }
 
 /* Puts the last, timed mark behind everything in flight. */
@@ -324,7 +424,7 @@ static void hand_over(struct vgpu_pace *pace, uint64_t now_ns) {
     if (!pace->started) return;
     uint64_t end = pace->flight_end_ns;
     if (!pace->promised_ns && now_ns + HAND_OVER_NS >= end) pace->promised_ns = end;
-    if (!vgpu_rota_is_wanted(&pace->rota)) return;
+    if (pace->turns.count > 1 || !vgpu_rota_is_wanted(&pace->rota)) return;
     bool good = pace->drain_error_ns && pace->drain_error_ns < GOOD_NS; /* 0: not known yet */
     uint64_t frees = minus(end, good ? HAND_OVER_NS : 0);
     vgpu_rota_expect(&pace->rota, frees);
@@ -337,12 +437,36 @@ static bool has_left(const struct vgpu_pace *pace, uint32_t epoch) {
     return !pace->joined || pace->slice.epoch != epoch;
 }
 
+/* A sign of life to the other sessions. Not on behalf of a peer that lets us wait: it may be
+ * stopped. */
+static void beat(const struct vgpu_pace *pace, uint64_t now_ns) {
+    if (!pace->stuck) vgpu_gang_turns_beat(&pace->turns, now_ns);
+}
+
+/* Tells the peers if what we drain makes no progress: it may wait for what they have not launched.
+ * Caller holds the lock. */
+static void tell_peers(struct vgpu_pace *pace, uint64_t now_ns, uint32_t epoch) {
+    if (pace->turns.count == 1 || has_left(pace, epoch)) return;
+    uint64_t done = 0;
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
+        done += track->done_ns;
+    if (!pace->drain_due_ns || done != pace->drain_done_ns) {
+        pace->drain_done_ns = done;
+        pace->drain_due_ns = later(now_ns, pace->flight_end_ns) + VGPU_GANG_STUCK_NS;
+    }
+    pace->stuck = now_ns > pace->drain_due_ns && pace->started;
+    pace->was_stuck |= pace->stuck;
+    bool news =
+        vgpu_gang_say_stuck(pace->gate.device, pace->slice.epoch, pace->device, pace->stuck);
+    if (news && pace->stuck) vgpu_gang_turns_ring(&pace->turns);
+}
+
 bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
     if (vgpu_exchange_acq_rel(&pace->closer, 1U)) return false;
     uint64_t now = vgpu_now_ns();
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     pthread_mutex_lock(&pace->lock);
-    vgpu_rota_beat(&pace->rota, now);
+    beat(pace, now);
     vgpu_grant_revoke(&pace->grant);
     bool left = has_left(pace, epoch);
     bool marked = pace->tails_marked == epoch;
@@ -375,6 +499,7 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
             vgpu_slice_leave(pace, drained);
             left = true;
         }
+        tell_peers(pace, now, epoch);
         pthread_mutex_unlock(&pace->lock);
     }
     vgpu_store_release(&pace->closer, 0U);
@@ -386,7 +511,7 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     const struct vgpu_gate_slice slice = pace->slice;
     uint64_t end = pace->flight_end_ns;
     bool marked = pace->tails_marked == slice.epoch;
-    bool wanted = vgpu_rota_is_wanted(&pace->rota);
+    bool wanted = vgpu_gang_turns_are_wanted(&pace->turns);
     pthread_mutex_unlock(&pace->lock);
     if (wanted && end > now_ns + HAND_OVER_NS + 10000)
         return earlier(end - HAND_OVER_NS, now_ns + BEAT_NS);
@@ -408,12 +533,12 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     const struct vgpu_gate_slice slice = pace->slice;
     bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS && pace->started;
     bool launching = is_launching(pace);
-    bool outside = joined && vgpu_rota_is_wanted(&pace->rota);
+    bool outside = joined && vgpu_gang_turns_are_wanted(&pace->turns);
     uint64_t end = joined ? vgpu_slice_end_ns(pace, now) : 0;
     bool wanted = outside || is_wanted_inside(pace, slice.epoch);
     bool over = joined && (!vgpu_slice_holds(pace) || (wanted && now >= end));
     if (over || (joined && wanted)) {
-        vgpu_rota_beat(&pace->rota, now);
+        beat(pace, now);
         vgpu_grant_revoke(&pace->grant); /* the next launch sees that we are wanted */
     }
     pthread_mutex_unlock(&pace->lock);

@@ -1,10 +1,11 @@
-/* One process's part in the slices of one device: opening, what is in flight, draining, leaving,
- * and getting on when the process that holds a slice does not answer. */
+/* One process's part in the slices of one device, or of its gang: opening, what is in flight,
+ * draining, leaving, and getting on when the process that holds a slice does not answer. */
 #ifndef VGPU_SLICE_H
 #define VGPU_SLICE_H
 
 #include "book.h"
 #include "class.h"
+#include "gang_turns.h"
 #include "gate.h"
 #include "grant.h"
 #include "marks.h"
@@ -36,6 +37,7 @@ struct vgpu_pace {
     bool looked;      /* since the last submit */
     bool watched;     /* the watcher runs */
     struct vgpu_gate_slice slice;
+    uint64_t joined_ns; /* when we took it, or our part of it */
 
     uint64_t begun_ns;       /* when the slice's first launch call returned; 0 = not yet */
     uint64_t overrun_ns;     /* predicted end of the first launch that ends after the slice; or 0 */
@@ -45,16 +47,22 @@ struct vgpu_pace {
     uint32_t tails_marked;   /* epoch whose tails carry their last mark */
     uint32_t wanted_epoch;   /* another's slice that we wait for, … */
     uint64_t wanted_since_ns; /* … since when */
+    uint32_t *waits_on;       /* bell that announces what we wait for, if it is not our own */
+    uint64_t drain_done_ns;   /* of the gang's part that we drain: what had been done … */
+    uint64_t drain_due_ns;    /* … and when the next of it should be, or we are stuck */
+    bool stuck, was_stuck;    /* now; in this slice */
+    bool helped;              /* beyond the slice's end we have launched what a peer waits for */
     uint32_t closer;          /* 1: some thread is in vgpu_slice_close_step */
 
     struct vgpu_session *session;
-    struct vgpu_gate gate; /* as if we were alone: see vgpu_rota_gate */
-    struct vgpu_rota rota; /* our session among the others */
+    struct vgpu_gate gate;        /* our gang's, as if the session were alone: see vgpu_rota_gate */
+    struct vgpu_rota rota;        /* our session among the others on this device … */
+    struct vgpu_gang_turns turns; /* … and on its peers */
     uint32_t device;
     struct vgpu_track *tracks;
 };
 
-/* True while we have our slice: neither closing nor taken from us. */
+/* True while we have our slice: neither closing (unless a peer is stuck) nor taken from us. */
 bool vgpu_slice_holds(const struct vgpu_pace *pace);
 
 /* Until when work may be submitted into our slice: sooner or later, as others wait for it. */
@@ -64,8 +72,12 @@ uint64_t vgpu_slice_end_ns(const struct vgpu_pace *pace, uint64_t now_ns);
  * length runs alone. */
 bool vgpu_slice_is_shared(const struct vgpu_pace *pace);
 
-/* Takes a slice for a launch first wanted at request_ns: true. False: *until_ns says when to ask
- * again at the latest; the bell may ring before. Caller holds the lock. */
+/* True if the slice is over but a peer of our gang needs us to go on. */
+bool vgpu_slice_helps(const struct vgpu_pace *pace);
+
+/* Takes a slice, or a part of our gang's, for a launch first wanted at request_ns: true. False:
+ * *until_ns says when to ask again at the latest; the bell may ring before. Caller holds the lock.
+ */
 bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_ns,
                      uint64_t *until_ns);
 
@@ -77,7 +89,8 @@ uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns);
  */
 void vgpu_slice_look(struct vgpu_pace *pace, bool tails);
 
-/* Leaves the slice and closes it: our work had drained at drained_ns. Caller holds the lock. */
+/* Leaves the slice, and closes it if no peer is still in it: our work had drained at drained_ns.
+ * Caller holds the lock. */
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns);
 
 /* One step, without waiting, towards draining and leaving this slice of ours. True once we have

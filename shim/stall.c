@@ -24,7 +24,7 @@ static void blame(const struct vgpu_track *track) {
         if (!oldest.entry || recent->end_ns < oldest.end_ns) oldest = *recent;
         flying++;
     }
-    if (!oldest.entry || !oldest.known) return;
+    if (!oldest.entry || !oldest.known || oldest.entry->talks) return;
     if (flying == 1 || (flying < VGPU_RECENT && oldest.entry->suspect)) {
         oldest.entry->spins = true;
         return;

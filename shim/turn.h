@@ -17,7 +17,7 @@
  * (wishes, v, times) are hints: a wish whose owner does not come is passed over after 2 ms, and a
  * live owner renews it.
  *
- * A gang of GPUs would take one turn on each board, in the order of their UUIDs, for one slice.
+ * A gang of GPUs takes one turn on each board for one slice: gang_turns.h.
  */
 #ifndef VGPU_TURN_H
 #define VGPU_TURN_H

@@ -1,7 +1,7 @@
 // Written by shim/layout.c from shim/region.h and shim/board.h; never edited.
 
 export const MAGIC = 0x6e6f697567707631n;
-export const LAYOUT_VERSION = 3;
+export const LAYOUT_VERSION = 4;
 export const MAX_DEVICES = 16;
 export const MAX_SLOTS = 512;
 export const RING_RECORDS = 2048;
@@ -56,7 +56,8 @@ export const header = {
   mps: 336,
   header_spare: 340,
   audit_ns: 344,
-  header_pad: 352,
+  gang_members: 352,
+  header_pad: 360,
   ring_head: 384,
   ring_lost: 392,
   unknown_calls: 400,
@@ -83,7 +84,7 @@ export const device = {
   velocity: 104,
   pressure_crossed: 112,
   burst_ppm: 116,
-  device_pad: 120,
+  gang_turn: 120,
   copy_paid_ns: 128,
   copied_bytes: 152,
   copy_waited_ns: 176,
@@ -102,7 +103,7 @@ export const device = {
   board_seat: 292,
   gate_burst: 296,
   gate_burst_epoch: 304,
-  gate_pad: 312,
+  gang_word: 312,
 } as const;
 
 /** Byte offsets in `struct vgpu_use`. */

@@ -154,6 +154,7 @@ const steps: Record<string, () => Promise<void>> = {
   },
   async turns() {
     count("tests/shim/turn_run.sh", await run(["bash", "tests/shim/turn_run.sh"]));
+    count("tests/shim/gang_run.sh", await run(["bash", "tests/shim/gang_run.sh"]));
   },
   async coverage() {
     if (existsSync(join(root, "tests/shim/coverage.sh")))

@@ -1,6 +1,7 @@
 /* The hazards of holding launches back, in virtual time: kernels that wait for a later launch,
  * captures, calls that stay in the driver. Sources: shim/pace.c, shim/grant.c, shim/marks.c,
- * shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c, shim/stall.c, shim/rota.c, shim/turn.c,
+ * shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c, shim/stall.c, shim/rota.c, shim/gang.c,
+ * shim/gang_turns.c, shim/turn.c,
  * shim/slot.c, shim/class.c. */
 #include "pace_machine.h"
 

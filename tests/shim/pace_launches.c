@@ -1,6 +1,7 @@
 /* What a launch costs in the steady state, and shares of programs with several threads, in virtual
  * time. Sources: shim/pace.c, shim/grant.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c,
- * shim/slice.c, shim/stall.c, shim/rota.c, shim/turn.c, shim/slot.c, shim/class.c. */
+ * shim/slice.c, shim/stall.c, shim/rota.c, shim/gang.c,
+ * shim/gang_turns.c, shim/turn.c, shim/slot.c, shim/class.c. */
 #include "pace_machine.h"
 
 /* --- driver calls and clock reads ------------------------------------------------------------- */

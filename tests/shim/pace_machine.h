@@ -42,7 +42,8 @@ static uint64_t random_below(uint64_t bound) {
 /* --- threads ---------------------------------------------------------------------------------- */
 
 /* Real threads, of which one runs at a time: the others wait for their turn. */
-#define THREADS 10
+#define THREADS 16
+#define GPUS 4
 static struct thread {
     sem_t turn;
     void (*run)(int);
@@ -50,6 +51,7 @@ static struct thread {
     uint64_t wake_ns;
     const uint32_t *word; /* waits for it to change */
     bool done, watcher;
+    int gpu; /* of its current context */
 } * threads[THREADS];
 static int thread_count;
 static struct thread *running;
@@ -140,20 +142,22 @@ static bool run_threads(uint64_t limit_ns) {
     }
 }
 
-static struct vgpu_pace *watched;
-static void watch(int unused) {
-    (void)unused;
+static struct vgpu_pace *watched[GPUS];
+static void watch(int gpu) {
+    struct vgpu_pace *pace = watched[gpu];
     for (;;) {
-        uint32_t heard = *vgpu_pace_bell(watched);
-        uint64_t again = vgpu_pace_tend(watched);
+        uint32_t heard = *vgpu_pace_bell(pace);
+        uint64_t again = vgpu_pace_tend(pace);
         if (again) vgpu_wait_until(again);
-        else vgpu_wait_word(vgpu_pace_bell(watched), heard, machine_ns + 10000 * MS);
+        else vgpu_wait_word(vgpu_pace_bell(pace), heard, machine_ns + 10000 * MS);
     }
 }
 
 bool vgpu_watch_start(struct vgpu_pace *pace) {
-    watched = pace;
-    start(watch, 0)->watcher = true;
+    watched[running->gpu] = pace;
+    struct thread *thread = start(watch, running->gpu);
+    thread->watcher = true;
+    thread->gpu = running->gpu;
     return true;
 }
 
@@ -161,7 +165,7 @@ bool vgpu_watch_start(struct vgpu_pace *pace) {
 
 #define OPS 65536
 #define NEVER UINT64_MAX
-enum kind { KERNEL, SPIN, RELEASE, RECORD };
+enum kind { KERNEL, SPIN, RELEASE, RECORD, MEET };
 struct event {
     uint64_t at_ns; /* NEVER: not yet known */
     bool timed;
@@ -173,6 +177,8 @@ static struct stream {
         uint64_t submit_ns, took_ns;
         struct event *event;
         unsigned pair; /* the n-th spinning kernel waits for the n-th release */
+        int gpu;
+        bool met; /* it has begun, and is counted in its meeting */
     } ops[OPS];
     unsigned head, tail;
     uint64_t end_ns; /* of all before head */
@@ -180,8 +186,14 @@ static struct stream {
 } streams[9]; /* 0: the default stream */
 #define PAIRS 65536
 static uint64_t released_ns[PAIRS], busy_ns; /* 0: not yet */
-static unsigned pairs[4];                    /* kernels of a kind so far */
-static unsigned bad_records;                 /* into a stream that captures */
+static unsigned pairs[5];                    /* kernels of a kind so far */
+/* Collectives of GPUs 0 and 1, and of 2 and 3: the n-th of one ends when both have begun. */
+static struct meeting {
+    unsigned arrived;
+    uint64_t last_ns;
+} meetings[GPUS / 2][PAIRS];
+static unsigned meets[GPUS];
+static unsigned bad_records; /* into a stream that captures */
 static struct event events[4096];
 static unsigned events_used;
 
@@ -239,6 +251,14 @@ static void advance(void) {
                 uint64_t end = begin + op->took_ns;
                 uint64_t *released = &released_ns[op->pair % PAIRS];
                 if (op->kind == SPIN && !*released) break;
+                if (op->kind == MEET) {
+                    struct meeting *meeting = &meetings[op->gpu / 2][op->pair % PAIRS];
+                    meeting->arrived += !op->met;
+                    op->met = true;
+                    if (begin > meeting->last_ns) meeting->last_ns = begin;
+                    if (meeting->arrived < 2) break;
+                    end = meeting->last_ns + op->took_ns;
+                }
                 if (op->kind == SPIN && end < *released) end = *released;
                 if (op->kind == RELEASE) *released = end;
                 if (op->kind == RECORD) op->event->at_ns = end;
@@ -252,8 +272,9 @@ static void advance(void) {
 static void submit_op(CUstream handle, enum kind kind, uint64_t took_ns, struct event *event) {
     struct stream *stream = stream_of(handle);
     if (event) event->at_ns = NEVER;
+    unsigned pair = kind == MEET ? meets[running->gpu]++ : pairs[kind]++;
     stream->ops[stream->tail++ % OPS] =
-        (struct op){kind, machine_ns, took_ns, event, pairs[kind]++};
+        (struct op){kind, machine_ns, took_ns, event, pair, running->gpu, false};
     advance();
 }
 
@@ -262,12 +283,12 @@ static void submit_op(CUstream handle, enum kind kind, uint64_t took_ns, struct 
 static uint64_t calls; /* made by the shim */
 static CUresult get_current(CUcontext *context) {
     calls++;
-    *context = (CUcontext)0x77;
+    *context = (CUcontext)(uintptr_t)(0x77 + running->gpu);
     return CUDA_SUCCESS;
 }
 static CUresult get_device(CUdevice *device) {
     calls++;
-    *device = 0;
+    *device = running->gpu;
     return CUDA_SUCCESS;
 }
 static CUresult push(CUcontext context) {
@@ -362,23 +383,24 @@ void *vgpu_real_resolve(enum vgpu_hook hook) {
 
 static struct vgpu_region *region;
 static struct vgpu_session session;
+static struct vgpu_session *session_of[GPUS]; /* of a process of its own; NULL: `session` */
+static struct vgpu_place_on_board place_of[GPUS];
 static void (*forget_in_child[8])(void);
 static int forgets;
 
 struct vgpu_session *vgpu_session_get(void) {
-    return &session;
+    return session_of[running->gpu] ? session_of[running->gpu] : &session;
 }
 void vgpu_session_event(struct vgpu_session *to, const struct vgpu_event *event) {
     (void)to;
     (void)event;
 }
 void vgpu_session_on_fork(void (*forget)(void)) { forget_in_child[forgets++] = forget; }
-/* No board: the session is alone on its GPU. */
+/* Without a board the session is alone on its GPU. */
 bool vgpu_seat_take(struct vgpu_session *of, uint32_t device, struct vgpu_place_on_board *place) {
     (void)of;
-    (void)device;
-    place->board = NULL;
-    return false;
+    *place = place_of[device];
+    return place->board != NULL;
 }
 struct vgpu_place_on_board vgpu_seat_taken(uint32_t device) {
     (void)device;
@@ -416,6 +438,10 @@ static void begin_session(uint32_t share_ppm) {
     busy_ns = gpu_free_ns = 0;
     memset(released_ns, 0, sizeof released_ns);
     memset(pairs, 0, sizeof pairs);
+    memset(meets, 0, sizeof meets);
+    memset(meetings, 0, sizeof meetings);
+    memset(session_of, 0, sizeof session_of);
+    memset(place_of, 0, sizeof place_of);
     late_min_ns = late_max_ns = 0;
     region->header.start_mono_ns = machine_ns - 1000 * MS;
     region->header.slots_used = 1;

@@ -1,7 +1,8 @@
 /* Shares of programs with several threads and streams whose kernels each fill the GPU: streams are
  * served in any order, and a kernel that runs is not interrupted. Virtual time. Sources:
  * shim/pace.c, shim/grant.c, shim/marks.c, shim/capture.c, shim/book.c, shim/gate.c, shim/slice.c,
- * shim/stall.c, shim/rota.c, shim/turn.c, shim/slot.c, shim/class.c. */
+ * shim/stall.c, shim/rota.c, shim/gang.c, shim/gang_turns.c, shim/turn.c, shim/slot.c,
+ * shim/class.c. */
 #include <math.h>
 #include <sys/wait.h>
 #include <unistd.h>

@@ -104,4 +104,4 @@ const two: Cell = {
   },
 };
 
-export const ncclCells: Cell[] = [one(["--sm", "50"]), one(["--sm", "50", "--gang"]), two];
+export const ncclCells: Cell[] = [one(["--sm", "50"]), one(["--sm", "50", "--gang", "on"]), two];

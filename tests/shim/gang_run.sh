@@ -1,0 +1,98 @@
+#!/bin/bash
+# Data-parallel jobs on two simulated GPUs, in real time: ranks that wait for each other in NCCL's
+# kernels, as processes of one session or as one process. Kernels of 2 ms and ± 8 points, because the
+# machine is shared: the matrix is in gang_shares.c, in virtual time. One line "ok NAME" or
+# "not ok NAME" a check.
+#     tests/shim/gang_run.sh
+set -u
+cd "$(dirname "$0")/../.."
+out=$(mktemp -d)
+trap 'kill -9 $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
+cc=${CC:-cc}
+sources=$(ls shim/*.c | grep -vE '/(layout|exec|probe|demo)\.c$')
+sh shim/sim/build.sh "$out/sim" &&
+    $cc -std=gnu11 -g -O2 -fPIC -shared -fvisibility=hidden -pthread -Wl,--version-script=shim/exports.map \
+        $sources "shim/trampoline_$(uname -m).S" -o "$out/shim.so" &&
+    $cc -std=gnu11 -g -O1 -fsanitize=thread -fPIC -shared -fvisibility=hidden -pthread \
+        -Wl,--version-script=shim/exports.map $sources "shim/trampoline_$(uname -m).S" -o "$out/shim-tsan.so" &&
+    $cc -std=gnu11 -O2 tests/fixtures/rank.c -o "$out/rank" -ldl &&
+    $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
+mkdir -m 700 "$out/state"
+export VGPU_SIM_DIR="$out/state" VGPU_SIM_GPUS=2 LD_LIBRARY_PATH="$out/sim"
+
+session() { "$out/make_region" "$out/$1" none "$2" 543162368 "$out/state"; }
+fresh() { wait; rm -f "$out"/state/board-* "$out"/*.meet; }
+# Each is a process, so that its id is the program's.
+native() { exec "$out/rank" --meet "$out/$1.meet" --us 2000 "${@:2}" >"$out/$1.json$3"; }
+rank() {
+    export VGPU_REGION="$out/$1" LD_PRELOAD="$out/shim.so"
+    native "$@"
+}
+# job NAME [option …]: both ranks, in the background
+job() {
+    rank "$1" --rank 0 "${@:2}" &
+    first=$!
+    rank "$1" --rank 1 "${@:2}" &
+    second=$!
+}
+rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1.json0"; }
+percent() { awk -v a="$(rate "$1")" -v b="$(rate base)" 'BEGIN { print 100 * a / b }'; }
+# between NAME GOT LEAST MOST, all in percent of native
+between() {
+    awk -v name="$1" -v got="$2" -v least="$3" -v most="$4" 'BEGIN {
+        good = got >= least && got <= most
+        printf "%s %s: %.1f of %.0f to %.0f\n", good ? "ok" : "not ok", name, got, least, most
+        exit !good }'
+}
+
+fresh
+native base --rank 0 --seconds 1 &
+native base --rank 1 --seconds 1 &
+
+fresh
+session a 500000
+job a
+wait
+between "one job at 50 %" "$(percent a)" 42 58
+
+fresh
+session a 500000
+rank a --rank 0 --stay &
+wait
+between "one process with both GPUs at 50 %" "$(percent a)" 42 58
+
+fresh
+session a 500000
+session b 500000
+job a
+job b
+wait
+between "two jobs at 50 %: the first" "$(percent a)" 35 58
+between "two jobs at 50 %: the second" "$(percent b)" 35 58
+
+# A rank dies, and half a second later whoever started the job ends the other one, which until then
+# spins in its collective.
+fresh
+session a 500000
+session b 500000
+job a --seconds 30
+victim=$second widow=$first
+job b --seconds 4
+sleep 1
+kill -9 $victim
+sleep 0.5
+kill -9 $widow
+wait $first $second
+between "the job beside one that has died" "$(percent b)" 35 58
+wait 2>/dev/null
+
+fresh
+session a 500000
+rank a --rank 0 --seconds 2 &
+VGPU_REGION="$out/a" LD_PRELOAD="$($cc -print-file-name=libtsan.so) $out/shim-tsan.so" \
+    TSAN_OPTIONS="exitcode=66 report_signal_unsafe=0" timeout 60 "$out/rank" --meet "$out/a.meet" --us 2000 --rank 1 \
+    >"$out/log" 2>&1
+status=$?
+wait
+if [ $status = 0 ]; then echo "ok no data race in a gang"
+else echo "not ok no data race in a gang (exit $status)"; head -40 "$out/log"; fi
