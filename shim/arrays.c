@@ -126,7 +126,7 @@ static CUresult enter(const struct vgpu_array_call *call, const struct vgpu_plac
 }
 
 static uint64_t bytes_back(const struct vgpu_array *array) {
-    return array->pack ? vgpu_packs_drop(array->pack, array->bytes) : array->bytes;
+    return array->pack ? vgpu_packs_drop(array->pack) : array->bytes;
 }
 
 CUresult vgpu_arrays_make(const struct vgpu_array_call *call) {

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "region.h"
+
 /* An address and its block fall into the same shard, so that one lock covers both tables. */
 #define SHARDS 64
 #define FIRST_SIZE 16
@@ -22,9 +24,13 @@ struct entry {
         uint64_t *pieces; /* of a block: a bit for each live one */
     };
     uint32_t owner;
-    uint16_t device;
-    uint16_t count; /* of a block: live pieces */
+    uint32_t device : 5;
+    uint32_t count : 14;   /* of a block: live pieces */
+    uint32_t leaving : 13; /* of a block: pieces that the driver is freeing, one a thread at most */
 };
+
+_Static_assert(VGPU_MAX_DEVICES <= 1 << 5, "a device's index fits");
+_Static_assert(VGPU_BLOCK_BYTES / PIECE_STEP < 1 << 14, "a block's pieces can be counted");
 
 struct table {
     struct entry *entries;
@@ -120,23 +126,35 @@ static void shard_drop_block(struct shard *shard, struct entry *block) {
     table_remove(&shard->blocks, block);
 }
 
-/* Removes what lives at the address; false if nothing does. taken->charge is what goes with it. */
+/* Removes what lives at the address; false if nothing does. */
 static bool shard_take(struct shard *shard, uint64_t address, struct vgpu_block *taken) {
     struct entry *found = find_block(shard, address);
     if (found && address % PIECE_STEP == 0 && *word_of(found, address) & bit_of(address)) {
-        *taken = (struct vgpu_block){address, 0, found->owner, found->device, 1};
+        *taken = (struct vgpu_block){address, 0, found->owner, (uint16_t)found->device, 1};
         *word_of(found, address) &= ~bit_of(address);
-        if (--found->count == 0) {
-            taken->charge = VGPU_BLOCK_BYTES;
-            shard_drop_block(shard, found);
-        }
+        found->count--;
+        found->leaving++;
         return true;
     }
     found = address ? table_find(&shard->pointers, address) : NULL;
     if (!found) return false;
-    *taken = (struct vgpu_block){address, found->charge, found->owner, found->device, 0};
+    *taken = (struct vgpu_block){address, found->charge, found->owner, (uint16_t)found->device, 0};
     table_remove(&shard->pointers, found);
     return true;
+}
+
+/* The block that a piece was taken from; NULL: it went with its context. */
+static struct entry *block_left(const struct shard *shard, const struct vgpu_block *piece) {
+    struct entry *found = find_block(shard, piece->address);
+    return found && found->leaving && (!piece->owner || found->owner == piece->owner) ? found
+                                                                                      : NULL;
+}
+
+static uint64_t shard_left(struct shard *shard, const struct vgpu_block *piece) {
+    struct entry *found = block_left(shard, piece);
+    if (!found || --found->leaving || found->count) return 0;
+    shard_drop_block(shard, found);
+    return VGPU_BLOCK_BYTES;
 }
 
 /* The put functions return what of the charge is not needed. Without host memory for an entry the
@@ -146,7 +164,7 @@ static uint64_t shard_put_pointer(struct shard *shard, const struct vgpu_block *
     if (!entry) return 0;
     entry->charge = block->charge;
     entry->owner = block->owner;
-    entry->device = block->device;
+    entry->device = block->device & 31U;
     return 0;
 }
 
@@ -169,7 +187,7 @@ static uint64_t shard_put_piece(struct shard *shard, const struct vgpu_block *pi
         block = table_add(&shard->blocks, piece->address / VGPU_BLOCK_BYTES + 1);
         if (!block) return free(pieces), unneeded;
         block->pieces = pieces;
-        block->device = piece->device;
+        block->device = piece->device & 31U;
     }
     if (piece->owner) block->owner = piece->owner;
     *word_of(block, piece->address) |= bit_of(piece->address);
@@ -184,7 +202,8 @@ uint64_t vgpu_blocks_put(const struct vgpu_block *block) {
     struct vgpu_block stale;
     uint64_t unneeded = 0;
     pthread_mutex_lock(&shard->lock);
-    if (shard_take(shard, block->address, &stale)) unneeded += stale.charge;
+    if (shard_take(shard, block->address, &stale))
+        unneeded += stale.piece ? shard_left(shard, &stale) : stale.charge;
     unneeded += is_piece ? shard_put_piece(shard, block) : shard_put_pointer(shard, block);
     pthread_mutex_unlock(&shard->lock);
     return unneeded;
@@ -198,13 +217,27 @@ bool vgpu_blocks_take(uint64_t address, struct vgpu_block *block) {
     return is_known;
 }
 
+uint64_t vgpu_blocks_left(const struct vgpu_block *block) {
+    if (!block->piece) return block->charge;
+    struct shard *shard = shard_of(block->address);
+    pthread_mutex_lock(&shard->lock);
+    uint64_t bytes = shard_left(shard, block);
+    pthread_mutex_unlock(&shard->lock);
+    return bytes;
+}
+
 uint64_t vgpu_blocks_return(const struct vgpu_block *block) {
-    struct vgpu_block whole = *block;
-    if (block->piece) whole.charge = VGPU_BLOCK_BYTES;
-    uint64_t unneeded = vgpu_blocks_put(&whole);
-    /* A piece that had left its block alive comes back with nothing to its name; if the block has
-     * gone meanwhile, the caller must charge it anew: the difference wraps, adjust is signed. */
-    return unneeded - (whole.charge - block->charge);
+    if (!block->piece) return vgpu_blocks_put(block);
+    struct shard *shard = shard_of(block->address);
+    pthread_mutex_lock(&shard->lock);
+    struct entry *found = block_left(shard, block);
+    if (found) {
+        found->leaving--;
+        found->count++;
+        *word_of(found, block->address) |= bit_of(block->address);
+    }
+    pthread_mutex_unlock(&shard->lock);
+    return 0; /* without its block it has gone with its context */
 }
 
 /* Removing shifts another entry into the place: it is looked at again. */

@@ -35,6 +35,8 @@ struct vgpu_tally {
     uint64_t local;   /* local memory, bytes a thread: by limit << 32 | by kernels */
     uint64_t streams; /* paid for << 32 | alive */
     uint64_t graphs;  /* bytes of instantiated graphs' nodes */
+    /* Calls that set the stack limit, now and ever: under the lock of local.c. */
+    uint64_t setting, settings;
 };
 
 /* NULL: not a context that we know. */

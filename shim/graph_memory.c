@@ -136,13 +136,17 @@ static void settle(const struct vgpu_place *place, uint64_t guess) {
     pthread_mutex_unlock(&lock);
 }
 
+static uint64_t whole_steps(uint64_t need) {
+    return need > UINT64_MAX - GROWTH_STEP ? need : (need + GROWTH_STEP - 1) & ~(GROWTH_STEP - 1);
+}
+
 /* What is reserved and not in use serves first. */
 static uint64_t growth_of(uint64_t need, CUdevice ordinal) {
     bool good = true;
     uint64_t reserved = read_attribute(ordinal, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &good);
     uint64_t used = read_attribute(ordinal, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, &good);
     uint64_t spare = good && reserved > used ? reserved - used : 0;
-    need = need > UINT64_MAX - GROWTH_STEP ? need : (need + GROWTH_STEP - 1) & ~(GROWTH_STEP - 1);
+    need = whole_steps(need);
     return need > spare ? need - spare : 0;
 }
 
@@ -157,7 +161,8 @@ CUresult vgpu_graph_memory_ask(struct vgpu_graph_growth *growth, CUgraphExec han
     CUresult rc = vgpu_context_here(&growth->place, api);
     if (rc != CUDA_SUCCESS || !growth->place.session) return rc;
     const struct vgpu_place *place = &growth->place;
-    growth->guess = growth_of(need.sum, place->ordinal);
+    /* What is to spare now may be gone by the launch: only near the limit it is counted on. */
+    growth->guess = whole_steps(need.sum);
     if (!vgpu_ledger_reserve(&place->account, growth->guess)) {
         growth->guess = growth_of(need.peak, place->ordinal);
         const struct vgpu_request request = {growth->guess, need.peak, 0, api};

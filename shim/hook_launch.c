@@ -136,14 +136,12 @@ VGPU_EXPORT CUresult cuEventSynchronize(CUevent event) {
 
 VGPU_EXPORT CUresult cuStreamDestroy(CUstream stream) {
     vgpu_pace_forget_stream(stream);
-    vgpu_overhead_stream_ends(stream);
-    return REAL(cuStreamDestroy)(stream);
+    return vgpu_overhead_stream_end(stream, REAL(cuStreamDestroy));
 }
 
 VGPU_EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
     vgpu_pace_forget_stream(stream);
-    vgpu_overhead_stream_ends(stream);
-    return REAL(cuStreamDestroy_v2)(stream);
+    return vgpu_overhead_stream_end(stream, REAL(cuStreamDestroy_v2));
 }
 
 /* --- one kernel on several devices at once ---------------------------------------------------- */

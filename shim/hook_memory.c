@@ -157,8 +157,9 @@ static CUresult end_free(const struct release *release, CUresult rc, bool synchr
     const struct vgpu_account account = {release->session->region, release->session->slot,
                                          block->device};
     if (rc == CUDA_SUCCESS || (block->owner && !vgpu_contexts_alive(block->owner))) {
-        if (vgpu_exports_any()) vgpu_exports_refund(&account, block->address, block->charge);
-        else vgpu_ledger_refund(&account, block->charge);
+        uint64_t bytes = vgpu_blocks_left(block);
+        if (vgpu_exports_any()) vgpu_exports_refund(&account, block->address, bytes);
+        else vgpu_ledger_refund(&account, bytes);
     } else {
         vgpu_ledger_refund(&account, vgpu_blocks_return(block));
     }

@@ -1,4 +1,6 @@
 /* Stream-ordered allocations and pools: thin wrappers, the thinking is in pools.c. */
+#include "atomics.h"
+#include "capture.h"
 #include "graph_memory.h"
 #include "interpose.h"
 #include "pools.h"
@@ -9,8 +11,17 @@ typedef CUresult capture_query(CUstream stream, CUstreamCaptureStatus *status);
  * blocking stream captures; the driver will refuse the call itself. */
 static bool capturing(capture_query *query, CUstream stream) {
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    if (!vgpu_capture_is_open()) return false;
     CUresult rc = query(stream, &status);
     return rc == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT || status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+/* Whether a stream may belong to another device than the current context. */
+static bool is_alone(void) {
+    static int known; /* devices; 0: not asked yet */
+    int count = vgpu_load_relaxed(&known);
+    if (!count && CALL(cuDeviceGetCount)(&count) == CUDA_SUCCESS) vgpu_store_relaxed(&known, count);
+    return count == 1;
 }
 
 /* The device whose pool serves the stream: that of the stream's context. Asked only of real stream
@@ -19,7 +30,7 @@ static CUresult place_of(struct vgpu_place *place, CUstream stream, const char *
     CUcontext context;
     struct vgpu_context known;
     CUresult rc = vgpu_context_here(place, api);
-    if (rc == CUDA_SUCCESS && place->session && (uintptr_t)stream > 2 &&
+    if (rc == CUDA_SUCCESS && place->session && !is_alone() && (uintptr_t)stream > 2 &&
         CALL(cuStreamGetCtx)(stream, &context) == CUDA_SUCCESS &&
         vgpu_contexts_find(context, &known) && known.ordinal != place->ordinal)
         vgpu_context_on_device(place, known.ordinal);

@@ -52,23 +52,46 @@ static uint64_t extra_of(uint64_t word) {
     return most > DEFAULT_STACK ? most - DEFAULT_STACK : 0;
 }
 
-/* Moves the pool's word; the growth is charged before it is published. */
-static CUresult move(const struct vgpu_place *place, struct vgpu_tally *tally, uint64_t limit,
-                     uint64_t kernel, const char *api) {
-    uint64_t threads = threads_of(place->ordinal), word = vgpu_load_relaxed(&tally->local);
+static uint64_t cost_of(uint64_t word, CUdevice ordinal) {
+    return vgpu_overhead_blocks(extra_of(word) * threads_of(ordinal));
+}
+
+/* Raises the pool's word to at least the two; the growth is charged before it is published. */
+static CUresult raise_to(const struct vgpu_place *place, struct vgpu_tally *tally, uint64_t limit,
+                         uint64_t kernel, const char *api) {
+    uint64_t word = vgpu_load_relaxed(&tally->local);
     for (;;) {
         uint64_t by_kernels = kernel > BY_KERNELS(word) ? kernel : BY_KERNELS(word);
-        uint64_t next = (limit == UINT64_MAX ? BY_LIMIT(word) : limit) << 32 | by_kernels;
-        uint64_t before = extra_of(word), after = extra_of(next);
-        uint64_t more = after > before ? (after - before) * threads : 0;
+        uint64_t next = (limit > BY_LIMIT(word) ? limit : BY_LIMIT(word)) << 32 | by_kernels;
+        uint64_t more = cost_of(next, place->ordinal) - cost_of(word, place->ordinal);
         CUresult rc = more ? vgpu_overhead_grow(place, more, api) : CUDA_SUCCESS;
-        if (rc != CUDA_SUCCESS) return rc;
-        if (vgpu_cas_acq_rel(&tally->local, &word, next)) {
-            if (after < before) vgpu_overhead_shrink(place, (before - after) * threads);
-            return CUDA_SUCCESS;
-        }
+        if (rc != CUDA_SUCCESS || vgpu_cas_acq_rel(&tally->local, &word, next)) return rc;
         if (more) vgpu_overhead_shrink(place, more);
     }
+}
+
+static void lower_to(const struct vgpu_place *place, struct vgpu_tally *tally, uint64_t limit) {
+    uint64_t word = vgpu_load_relaxed(&tally->local), next;
+    do {
+        if (limit >= BY_LIMIT(word)) return;
+        next = limit << 32 | BY_KERNELS(word);
+    } while (!vgpu_cas_acq_rel(&tally->local, &word, next));
+    uint64_t less = cost_of(word, place->ordinal) - cost_of(next, place->ordinal);
+    if (less) vgpu_overhead_shrink(place, less);
+}
+
+/* Of several threads that set the limit at once nobody knows who was last: the greatest stays
+ * charged until none is at it, then the driver is asked. */
+static void settle_limit(const struct vgpu_place *place, struct vgpu_tally *tally) {
+    size_t now;
+    pthread_mutex_lock(&lock);
+    bool is_last = --tally->setting == 0;
+    uint64_t begun = tally->settings;
+    pthread_mutex_unlock(&lock);
+    if (!is_last || CALL(cuCtxGetLimit)(&now, CU_LIMIT_STACK_SIZE) != CUDA_SUCCESS) return;
+    pthread_mutex_lock(&lock);
+    if (tally->settings == begun) lower_to(place, tally, now);
+    pthread_mutex_unlock(&lock);
 }
 
 CUresult vgpu_local_set_limit(CUlimit limit, size_t value) {
@@ -85,11 +108,13 @@ CUresult vgpu_local_set_limit(CUlimit limit, size_t value) {
                                 vgpu_ledger_used(place.session->region, place.account.device));
     if (limit != CU_LIMIT_STACK_SIZE || value > UINT32_MAX)
         return REAL(cuCtxSetLimit)(limit, value);
-    uint64_t before = BY_LIMIT(vgpu_load_relaxed(&tally->local));
-    if (value > before && (rc = move(&place, tally, value, 0, "cuCtxSetLimit"))) return rc;
-    rc = REAL(cuCtxSetLimit)(limit, value);
-    if (rc != CUDA_SUCCESS) move(&place, tally, before, 0, "cuCtxSetLimit");
-    else if (value < before) move(&place, tally, value, 0, "cuCtxSetLimit");
+    pthread_mutex_lock(&lock);
+    tally->setting++;
+    tally->settings++;
+    pthread_mutex_unlock(&lock);
+    rc = raise_to(&place, tally, value, 0, "cuCtxSetLimit");
+    if (rc == CUDA_SUCCESS) rc = REAL(cuCtxSetLimit)(limit, value);
+    settle_limit(&place, tally);
     return rc;
 }
 
@@ -164,7 +189,7 @@ CUresult vgpu_local_first_launch(CUfunction handle, const char *api) {
         copy.bytes = ask(handle, copy.kernel, place.ordinal);
     }
     if (copy.bytes > BY_KERNELS(vgpu_load_relaxed(&tally->local)) && copy.bytes > DEFAULT_STACK)
-        rc = move(&place, tally, UINT64_MAX, copy.bytes, api);
+        rc = raise_to(&place, tally, 0, copy.bytes, api);
     if (rc != CUDA_SUCCESS || copy.known) return rc;
     pthread_mutex_lock(&lock);
     if (asked_in == generation) {

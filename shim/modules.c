@@ -68,7 +68,7 @@ static void hold(uint64_t key, const struct vgpu_place *place, uint64_t globals)
 }
 
 static uint64_t bytes_back(const struct holding *holding) {
-    return holding->pack ? vgpu_packs_drop(holding->pack, holding->bytes) : holding->bytes;
+    return holding->pack ? vgpu_packs_drop(holding->pack) : holding->bytes;
 }
 
 static void refund(const struct holding *holding) {

@@ -25,45 +25,55 @@ void vgpu_overhead_shrink(const struct vgpu_place *place, uint64_t bytes) {
         vgpu_ledger_refund(&place->account, bytes);
 }
 
+uint64_t vgpu_overhead_blocks(uint64_t bytes) {
+    return bytes / VGPU_BLOCK_BYTES * VGPU_BLOCK_BYTES;
+}
+
 /* --- streams --- */
+
+static uint64_t cost_of(uint64_t streams) {
+    return streams ? vgpu_overhead_blocks(streams * VGPU_STREAM_BYTES) + VGPU_STREAM_SPARE : 0;
+}
 
 CUresult vgpu_overhead_stream(const char *api, CUresult (*make)(const void *how), const void *how) {
     struct vgpu_place place;
     CUresult rc = vgpu_context_here(&place, api);
     struct vgpu_tally *tally = rc || !place.session ? NULL : vgpu_contexts_tally(place.context);
     if (!tally) return rc ? rc : make(how);
-    uint64_t word = vgpu_load_relaxed(&tally->streams), pays;
+    uint64_t word = vgpu_load_relaxed(&tally->streams), pays, bytes;
     for (;;) {
         pays = ALIVE(word) >= PAID(word);
-        if (pays && (rc = vgpu_overhead_grow(&place, VGPU_STREAM_BYTES, api))) return rc;
+        bytes = cost_of(PAID(word) + pays) - cost_of(PAID(word));
+        if (bytes && (rc = vgpu_overhead_grow(&place, bytes, api))) return rc;
         if (vgpu_cas_acq_rel(&tally->streams, &word, WORD(PAID(word) + pays, ALIVE(word) + 1)))
             break;
-        if (pays) vgpu_overhead_shrink(&place, VGPU_STREAM_BYTES);
+        if (bytes) vgpu_overhead_shrink(&place, bytes);
     }
     rc = make(how);
     if (rc == CUDA_SUCCESS) return rc;
     word = vgpu_load_relaxed(&tally->streams);
     while (!vgpu_cas_acq_rel(&tally->streams, &word, WORD(PAID(word) - pays, ALIVE(word) - 1))) {
     }
-    if (pays) vgpu_overhead_shrink(&place, VGPU_STREAM_BYTES);
+    bytes = cost_of(PAID(word)) - cost_of(PAID(word) - pays);
+    if (bytes) vgpu_overhead_shrink(&place, bytes);
     return rc;
 }
 
-void vgpu_overhead_stream_ends(CUstream stream) {
-    CUcontext context;
-    if ((uintptr_t)stream <= 2 || !vgpu_session_get() ||
+CUresult vgpu_overhead_stream_end(CUstream stream, CUresult (*end)(CUstream)) {
+    CUcontext context = NULL;
+    if ((uintptr_t)stream > 2 && vgpu_session_get() &&
         CALL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS)
-        return;
-    struct vgpu_tally *tally = vgpu_contexts_tally(context);
+        context = NULL;
+    CUresult rc = end(stream);
+    struct vgpu_tally *tally = rc == CUDA_SUCCESS ? vgpu_contexts_tally(context) : NULL;
     uint64_t word = tally ? vgpu_load_relaxed(&tally->streams) : 0;
     while (ALIVE(word) &&
            !vgpu_cas_acq_rel(&tally->streams, &word, WORD(PAID(word), ALIVE(word) - 1))) {
     }
+    return rc;
 }
 
 /* --- graphs --- */
-
-static uint64_t blocks_of(uint64_t bytes) { return bytes / VGPU_BLOCK_BYTES * VGPU_BLOCK_BYTES; }
 
 CUresult vgpu_overhead_graph(CUgraph graph, const char *api) {
     struct vgpu_place place;
@@ -74,7 +84,7 @@ CUresult vgpu_overhead_graph(CUgraph graph, const char *api) {
     uint64_t before = vgpu_load_relaxed(&tally->graphs), after, bytes;
     for (;;) {
         after = before + nodes * VGPU_NODE_BYTES;
-        bytes = blocks_of(after) - blocks_of(before);
+        bytes = vgpu_overhead_blocks(after) - vgpu_overhead_blocks(before);
         if (bytes && (rc = vgpu_overhead_grow(&place, bytes, api))) return rc;
         if (vgpu_cas_acq_rel(&tally->graphs, &before, after)) return rc;
         if (bytes) vgpu_overhead_shrink(&place, bytes);

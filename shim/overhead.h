@@ -8,6 +8,8 @@
 #include "cuda_abi.h"
 
 #define VGPU_STREAM_BYTES (UINT64_C(560) << 10) /* 256 streams took 140 MiB */
+/* Charged beyond the whole blocks of a context's streams: keeps the last block of a limit free. */
+#define VGPU_STREAM_SPARE (UINT64_C(64) << 10)
 #define VGPU_NODE_BYTES UINT64_C(2307)          /* 20,000 kernel nodes took 44 MiB */
 
 /* Charges bytes to the place's context; CUDA_ERROR_OUT_OF_MEMORY if they do not fit. */
@@ -18,8 +20,11 @@ void vgpu_overhead_shrink(const struct vgpu_place *place, uint64_t bytes);
  * for the next one. */
 CUresult vgpu_overhead_stream(const char *api, CUresult (*make)(const void *how), const void *how);
 
-/* To be called before a stream is destroyed. */
-void vgpu_overhead_stream_ends(CUstream stream);
+/* Destroys a stream by end(stream): until then its memory serves no other. */
+CUresult vgpu_overhead_stream_end(CUstream stream, CUresult (*end)(CUstream));
+
+/* The whole blocks in so many bytes: what a context's own memory takes of the device (measured). */
+uint64_t vgpu_overhead_blocks(uint64_t bytes);
 
 /* Charges the nodes of a graph that is about to be instantiated. Never given back before the
  * context ends, as measured. */

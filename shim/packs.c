@@ -40,10 +40,9 @@ struct vgpu_pack *vgpu_packs_put(uint32_t owner, uint32_t device, uint64_t bytes
     return pack;
 }
 
-uint64_t vgpu_packs_drop(struct vgpu_pack *pack, uint64_t bytes) {
+uint64_t vgpu_packs_drop(struct vgpu_pack *pack) {
     if (!pack) return 0;
     pthread_mutex_lock(&lock);
-    pack->free_bytes += whole_units(bytes);
     uint64_t given_back = --pack->live ? 0 : VGPU_BLOCK_BYTES;
     if (given_back) {
         struct vgpu_pack **link = &first;

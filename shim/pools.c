@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "atomics.h"
+#include "capture.h"
 #include "charge.h"
 #include "interpose.h"
 
@@ -11,7 +12,8 @@
 #define GROWTH_STEP (UINT64_C(32) << 20) /* pools grow in such steps (measured on an H200) */
 
 /* A pool's figure is read without any lock; the reading that was begun last wins, so that a slow
- * reader cannot bring back an older figure. */
+ * reader cannot bring back an older figure. Places are found without the lock, too: the handle is
+ * published last, and nobody uses a pool that he destroys. */
 struct pool {
     CUmemoryPool handle;         /* NULL = free place */
     struct vgpu_account account; /* region NULL: not on a device, not charged */
@@ -48,36 +50,49 @@ static struct pool *find_locked(CUmemoryPool handle, bool destroyed) {
 
 static struct pool *enter_locked(CUmemoryPool handle, const struct vgpu_account *account) {
     struct pool *free_place = find_locked(NULL, false);
-    if (!free_place && pools_used < POOLS) free_place = &pools[pools_used++];
-    if (free_place) *free_place = (struct pool){.handle = handle, .account = *account};
+    if (!free_place && pools_used < POOLS) {
+        free_place = &pools[pools_used];
+        vgpu_store_release(&pools_used, pools_used + 1);
+    }
+    if (!free_place) return NULL;
+    *free_place = (struct pool){.account = *account};
+    vgpu_store_release(&free_place->handle, handle);
     return free_place;
+}
+
+/* The calling thread's capture mode is moved out of the way of our own calls only while somebody
+ * captures. */
+static bool relax(CUstreamCaptureMode *mode) {
+    *mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    return vgpu_capture_is_open() &&
+           CALL(cuThreadExchangeStreamCaptureMode)(mode) == CUDA_SUCCESS;
+}
+
+static void restore(bool relaxed, CUstreamCaptureMode *mode) {
+    if (relaxed) CALL(cuThreadExchangeStreamCaptureMode)(mode);
 }
 
 /* An attribute of a pool, read so that no capture in this or another thread is disturbed. */
 static bool read_attribute(CUmemoryPool pool, CUmemPool_attribute attribute, uint64_t *value) {
-    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    bool exchanged = CALL(cuThreadExchangeStreamCaptureMode)(&mode) == CUDA_SUCCESS;
+    CUstreamCaptureMode mode;
+    bool relaxed = relax(&mode);
     cuuint64_t answer = 0;
     CUresult rc = CALL(cuMemPoolGetAttribute)(pool, attribute, &answer);
-    if (exchanged) CALL(cuThreadExchangeStreamCaptureMode)(&mode);
+    restore(relaxed, &mode);
     *value = answer;
     return rc == CUDA_SUCCESS;
 }
 
 /* Reads RESERVED and replaces the pool's charge and the guess `reserved` by it, in one step so that
  * the session's sum never shows both or neither. */
-static void settle(CUmemoryPool handle, const struct vgpu_account *account, uint64_t guess) {
-    pthread_mutex_lock(&lock);
-    struct pool *pool = find_locked(handle, false);
-    uint64_t ticket = pool ? ++pool->begun : 0;
-    pthread_mutex_unlock(&lock);
-
-    uint64_t reserved = 0;
+static void settle(struct pool *pool, CUmemoryPool handle, const struct vgpu_account *account,
+                   uint64_t guess) {
+    uint64_t reserved = 0, ticket = vgpu_add_acq_rel(&pool->begun, UINT64_C(1)) + 1;
     int64_t change = -(int64_t)guess;
-    bool known = pool && read_attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved);
+    bool known = read_attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved);
     pthread_mutex_lock(&lock);
-    pool = known ? find_locked(handle, false) : NULL;
-    if (pool && ticket > pool->applied && ticket <= pool->begun) {
+    if (known && pool->handle == handle && !pool->destroyed && ticket > pool->applied &&
+        ticket <= vgpu_load_relaxed(&pool->begun)) {
         change += (int64_t)(reserved - pool->charged);
         vgpu_store_relaxed(&pool->charged, reserved);
         pool->applied = ticket;
@@ -94,7 +109,7 @@ static bool refresh_one(struct pool *pool) {
     struct vgpu_account account = pool->account;
     pthread_mutex_unlock(&lock);
     if (!handle) return false;
-    settle(handle, &account, 0);
+    settle(pool, handle, &account, 0);
     uint64_t threshold = 0, held = vgpu_load_relaxed(&pool->charged);
     return held && read_attribute(handle, CU_MEMPOOL_ATTR_RELEASE_THRESHOLD, &threshold) &&
            held > threshold;
@@ -145,14 +160,14 @@ struct vgpu_orphan vgpu_pools_before_free(CUdeviceptr address) {
     struct vgpu_orphan orphan = {0};
     if (!vgpu_load_relaxed(&orphans)) return orphan;
     size_t bytes = 0;
-    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    bool exchanged = CALL(cuThreadExchangeStreamCaptureMode)(&mode) == CUDA_SUCCESS;
+    CUstreamCaptureMode mode;
+    bool relaxed = relax(&mode);
     if (CALL(cuPointerGetAttribute)(&orphan.pool, CU_POINTER_ATTRIBUTE_MEMPOOL_HANDLE, address) !=
             CUDA_SUCCESS ||
         CALL(cuPointerGetAttribute)(&bytes, CU_POINTER_ATTRIBUTE_RANGE_SIZE, address) !=
             CUDA_SUCCESS)
         orphan.pool = NULL;
-    if (exchanged) CALL(cuThreadExchangeStreamCaptureMode)(&mode);
+    restore(relaxed, &mode);
     orphan.bytes = bytes;
     return orphan;
 }
@@ -186,40 +201,47 @@ static uint64_t least_growth(CUmemoryPool pool, uint64_t bytes) {
     return bytes > spare ? growth_of(bytes - spare) : 0;
 }
 
-/* The account that the pool is charged to; a pool not seen before is entered with the caller's. */
-static struct vgpu_account account_of(CUmemoryPool handle, const struct vgpu_account *account) {
+/* A pool not seen before is entered with the caller's account. NULL: no place left. */
+static struct pool *find_or_enter(CUmemoryPool handle, const struct vgpu_account *account) {
+    uint32_t count = vgpu_load_acquire(&pools_used);
+    for (uint32_t i = 0; i < count; i++)
+        if (vgpu_load_acquire(&pools[i].handle) == handle && !vgpu_load_relaxed(&pools[i].destroyed))
+            return &pools[i];
     pthread_mutex_lock(&lock);
     struct pool *pool = find_locked(handle, false);
     if (!pool) pool = enter_locked(handle, account);
-    struct vgpu_account owner = pool ? pool->account : *account;
     pthread_mutex_unlock(&lock);
-    return owner;
+    return pool;
 }
 
 /* Something may be in flight on the stream: memory freed there can serve the next request although
  * neither a reading nor trimming shows it as free. */
 static bool is_busy(const struct vgpu_pool_call *call) {
-    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    bool exchanged = CALL(cuThreadExchangeStreamCaptureMode)(&mode) == CUDA_SUCCESS;
+    CUstreamCaptureMode mode;
+    bool relaxed = relax(&mode);
     CUresult rc = call->query(call->stream);
-    if (exchanged) CALL(cuThreadExchangeStreamCaptureMode)(&mode);
+    restore(relaxed, &mode);
     return rc == CUDA_ERROR_NOT_READY;
 }
 
 /* Lets the pool give back what nothing lives in, up to `bytes`. */
-static void trim(CUmemoryPool pool, const struct vgpu_account *account, uint64_t bytes) {
+static void trim(struct pool *pool, CUmemoryPool handle, const struct vgpu_account *account,
+                 uint64_t bytes) {
     uint64_t reserved = 0;
-    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    if (!read_attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved)) return;
-    bool exchanged = CALL(cuThreadExchangeStreamCaptureMode)(&mode) == CUDA_SUCCESS;
-    REAL(cuMemPoolTrimTo)(pool, reserved > bytes ? reserved - bytes : 0);
-    if (exchanged) CALL(cuThreadExchangeStreamCaptureMode)(&mode);
-    settle(pool, account, 0);
+    CUstreamCaptureMode mode;
+    if (!read_attribute(handle, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &reserved)) return;
+    bool relaxed = relax(&mode);
+    REAL(cuMemPoolTrimTo)(handle, reserved > bytes ? reserved - bytes : 0);
+    restore(relaxed, &mode);
+    settle(pool, handle, account, 0);
 }
 
 CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool_call *call) {
     struct vgpu_session *session = place->session;
-    struct vgpu_account account = account_of(call->pool, &place->account);
+    struct pool *pool = find_or_enter(call->pool, &place->account);
+    struct pool unlisted; /* one of too many is charged during the call only */
+    if (!pool) *(pool = &unlisted) = (struct pool){.account = place->account};
+    struct vgpu_account account = pool->account;
     if (!account.region) return call->alloc(call);
     uint64_t guess = growth_of(call->bytes);
     struct vgpu_request request = {guess, call->bytes, 0, call->api};
@@ -227,7 +249,7 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
     if (!certain && call->bytes <= vgpu_ledger_limit(session->region, account.device)) {
         /* What the pool keeps unused makes room for the greatest growth. Its figures would not tell
          * whether the request fits into that as it lies: the pool grows when it is in pieces. */
-        trim(call->pool, &account, guess);
+        trim(pool, call->pool, &account, guess);
         certain = vgpu_ledger_reserve(&account, guess);
     }
     if (!certain) {
@@ -238,13 +260,13 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
         if (rc != CUDA_SUCCESS) return rc;
     }
     CUresult rc = call->alloc(call);
-    settle(call->pool, &account, guess);
+    settle(pool, call->pool, &account, guess);
     if (rc != CUDA_SUCCESS || certain) return rc;
     uint64_t used = vgpu_ledger_used(session->region, account.device);
     if (used <= vgpu_ledger_limit(session->region, account.device)) return rc;
     /* What was freed in flight did not serve: the pool grew past the limit after all. */
     call->give_back(*call->out, call->stream);
-    trim(call->pool, &account, growth_of(call->bytes));
+    trim(pool, call->pool, &account, growth_of(call->bytes));
     vgpu_pools_mark_dirty();
     *call->out = 0;
     return vgpu_charge_deny(session, &account, &request, used);

@@ -88,6 +88,7 @@ static CUresult set_pool(struct context *context, size_t limit, size_t by_kernel
     int card = context_device(context)->card;
     uint64_t threads = (uint64_t)model->threads_per_sm * model->sms;
     uint64_t wanted = bytes > 1024 ? (bytes - 1024) * threads : 0, held = context->stack_charged;
+    wanted -= wanted % (2 * SIM_MIB); /* measured: the rest fits into the context */
     context_wait(context);
     if (wanted > held && !sim_take(sim_process.slot, card, wanted - held, 0))
         return CUDA_ERROR_OUT_OF_MEMORY;

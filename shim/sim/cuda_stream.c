@@ -13,13 +13,19 @@ struct own_stream {
 };
 static __thread struct own_stream *own_streams;
 
+/* Beside the default one; whole blocks of 2 MiB (measured). */
+static uint64_t streams_cost(uint64_t streams) {
+    uint64_t bytes = streams * 560 * 1024;
+    return bytes - bytes % (2 * SIM_MIB);
+}
+
 CUresult stream_new(struct context *context, unsigned int flags, int priority,
                     struct stream **out) {
     /* A stream costs device memory that only the context's end gives back; a destroyed stream's is
      * used again. */
-    const uint64_t cost = 560 * 1024;
     if (context->live_streams == context->paid_streams) {
-        if (!sim_take(sim_process.slot, context_device(context)->card, cost, 0))
+        uint64_t paid = context->paid_streams, cost = streams_cost(paid) - streams_cost(paid - 1);
+        if (cost && !sim_take(sim_process.slot, context_device(context)->card, cost, 0))
             return CUDA_ERROR_OUT_OF_MEMORY;
         context->charged += cost;
         context->paid_streams++;

@@ -17,26 +17,30 @@ static struct vgpu_block large(uint64_t address, uint64_t charge, uint32_t owner
 }
 
 static void pieces(void) {
-    struct vgpu_block a = piece(10 * BLOCK, 1), b = piece(10 * BLOCK + 512, 1), out;
+    struct vgpu_block a = piece(10 * BLOCK, 1), b = piece(10 * BLOCK + 512, 1), out, other;
     equal(vgpu_blocks_put(&a), 0, "first piece pays for the block");
     equal(vgpu_blocks_put(&b), BLOCK, "second piece gives its 2 MiB back");
     check(vgpu_blocks_take(a.address, &out), "taken", 0, 0);
-    equal(out.charge, 0, "the block stays while a piece lives");
-    check(!vgpu_blocks_take(a.address, &out), "a second free of it is unknown", 0, 0);
+    check(!vgpu_blocks_take(a.address, &other), "a second free of it is unknown", 0, 0);
+    equal(vgpu_blocks_left(&out), 0, "the block stays while a piece lives");
     check(vgpu_blocks_take(b.address, &out), "taken", 0, 0);
-    equal(out.charge, BLOCK, "the last piece refunds the block");
-    equal(vgpu_blocks_return(&out), 0, "a failed free charges it again");
+    equal(vgpu_blocks_return(&out), 0, "a failed free changes nothing");
     check(vgpu_blocks_take(b.address, &out), "still known", 0, 0);
-    equal(out.charge, BLOCK, "and refunds as before");
+    equal(vgpu_blocks_left(&out), BLOCK, "the last piece refunds the block");
 
     vgpu_blocks_put(&a);
     vgpu_blocks_put(&b);
-    vgpu_blocks_take(a.address, &out); /* 0: b is left */
-    struct vgpu_block rest;
-    vgpu_blocks_take(b.address, &rest); /* 2 MiB, refunded */
-    equal((uint64_t)(int64_t)vgpu_blocks_return(&out), (uint64_t) - (int64_t)BLOCK,
-          "a piece that comes back to a vanished block charges it");
     vgpu_blocks_take(a.address, &out);
+    vgpu_blocks_take(b.address, &other);
+    equal(vgpu_blocks_left(&other), 0, "a block stays while the driver frees another piece of it");
+    equal(vgpu_blocks_left(&out), BLOCK, "and goes with the last");
+
+    vgpu_blocks_put(&a);
+    vgpu_blocks_take(a.address, &out);
+    equal(vgpu_blocks_put(&b), BLOCK, "a piece that comes while the block is emptied shares it");
+    equal(vgpu_blocks_left(&out), 0, "and keeps it");
+    vgpu_blocks_take(b.address, &out);
+    equal(vgpu_blocks_left(&out), BLOCK, "until it goes");
     equal(vgpu_blocks_count(), 0, "empty");
 }
 
@@ -60,7 +64,8 @@ static void owners(void) {
     equal(vgpu_blocks_put(&new), BLOCK, "an address reused by a new context replaces the old");
     vgpu_blocks_drop_owner(1, bytes);
     equal(vgpu_blocks_put(&old), BLOCK, "what a dying context says late is not entered");
-    check(vgpu_blocks_take(new.address, &out) && out.charge == BLOCK, "and is its own block", 0, 0);
+    check(vgpu_blocks_take(new.address, &out) && vgpu_blocks_left(&out) == BLOCK,
+          "and is its own block", 0, 0);
 
     struct vgpu_block early = piece(60 * BLOCK, 0), later = piece(60 * BLOCK + 512, 9);
     vgpu_blocks_put(&early);
@@ -78,9 +83,9 @@ static void unaligned(void) {
     equal(vgpu_blocks_put(&one), 0, "a piece at an odd place pays for a block");
     equal(vgpu_blocks_put(&other), 0, "which it shares with nobody");
     check(vgpu_blocks_take(one.address, &out), "known", 0, 0);
-    equal(out.charge, BLOCK, "and gives it back");
+    equal(vgpu_blocks_left(&out), BLOCK, "and gives it back");
     check(vgpu_blocks_take(other.address, &out), "known", 0, 0);
-    equal(out.charge, BLOCK, "as the other does");
+    equal(vgpu_blocks_left(&out), BLOCK, "as the other does");
 }
 
 /* Random puts and takes of 4,096 addresses against an array. */
@@ -97,7 +102,7 @@ static void model(void) {
             live[i] = true;
             blocks += in_block[block]++ == 0;
         } else if (vgpu_blocks_take(address, &out)) {
-            charged -= out.charge;
+            charged -= vgpu_blocks_left(&out);
             live[i] = false;
             blocks -= --in_block[block] == 0;
         } else {
@@ -120,7 +125,7 @@ static void *churn(void *number) {
         uint64_t address = (base & ~(32 * BLOCK - 1)) + random_below(32) * BLOCK +
                            ((uint64_t)(uintptr_t)number * 16 + random_below(16)) * 512;
         struct vgpu_block one = piece(address, 1), out;
-        if (vgpu_blocks_take(address, &out)) charged -= (int64_t)out.charge;
+        if (vgpu_blocks_take(address, &out)) charged -= (int64_t)vgpu_blocks_left(&out);
         else charged += (int64_t)(BLOCK - vgpu_blocks_put(&one));
     }
     __atomic_fetch_add(&total, (uint64_t)charged, __ATOMIC_SEQ_CST);
@@ -189,6 +194,7 @@ static void among_many(uint64_t step) {
     for (uint64_t i = 0; i < 1000000; i++) {
         struct vgpu_block one = number(random_below(LIVE), step);
         unknown += !vgpu_blocks_take(one.address, &out);
+        vgpu_blocks_left(&out);
         vgpu_blocks_put(&one);
     }
     equal(unknown, 0, "each one is known");
