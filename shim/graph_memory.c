@@ -6,6 +6,7 @@
 
 #include "atomics.h"
 #include "blocks.h"
+#include "capture.h"
 #include "charge.h"
 #include "interpose.h"
 #include "map.h"
@@ -140,14 +141,13 @@ static uint64_t whole_steps(uint64_t need) {
     return need > UINT64_MAX - GROWTH_STEP ? need : (need + GROWTH_STEP - 1) & ~(GROWTH_STEP - 1);
 }
 
-/* What is reserved and not in use serves first. */
-static uint64_t growth_of(uint64_t need, CUdevice ordinal) {
-    bool good = true;
-    uint64_t reserved = read_attribute(ordinal, CU_GRAPH_MEM_ATTR_RESERVED_MEM_CURRENT, &good);
-    uint64_t used = read_attribute(ordinal, CU_GRAPH_MEM_ATTR_USED_MEM_CURRENT, &good);
-    uint64_t spare = good && reserved > used ? reserved - used : 0;
-    need = whole_steps(need);
-    return need > spare ? need - spare : 0;
+/* Lets the device have back what no graph uses. */
+static void trim(const struct vgpu_place *place) {
+    bool is_open = vgpu_capture_is_open();
+    CUstreamCaptureMode mode = is_open ? vgpu_capture_relax() : CU_STREAM_CAPTURE_MODE_RELAXED;
+    REAL(cuDeviceGraphMemTrim)(place->ordinal);
+    if (is_open) vgpu_capture_restore(mode);
+    settle(place, 0);
 }
 
 CUresult vgpu_graph_memory_ask(struct vgpu_graph_growth *growth, CUgraphExec handle,
@@ -161,10 +161,12 @@ CUresult vgpu_graph_memory_ask(struct vgpu_graph_growth *growth, CUgraphExec han
     CUresult rc = vgpu_context_here(&growth->place, api);
     if (rc != CUDA_SUCCESS || !growth->place.session) return rc;
     const struct vgpu_place *place = &growth->place;
-    /* What is to spare now may be gone by the launch: only near the limit it is counted on. */
+    /* The whole of it: what is to spare now, another thread may take or trim before the launch. Near
+     * the limit the spare itself makes room. */
     growth->guess = whole_steps(need.sum);
     if (!vgpu_ledger_reserve(&place->account, growth->guess)) {
-        growth->guess = growth_of(need.peak, place->ordinal);
+        trim(place);
+        growth->guess = whole_steps(need.peak);
         const struct vgpu_request request = {growth->guess, need.peak, 0, api};
         rc = vgpu_charge(place->session, &place->account, &request);
     }

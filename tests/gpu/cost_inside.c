@@ -3,6 +3,7 @@
  * pointer to one that we look at is replaced by a wrapper that takes the inner time. Run it under
  * `vgpu run`; it says how many pointers it found (0: no shim here).
  *     cost_inside alloc|async|create PROCESSES PAIRS LIVE      one JSON line
+ *     cost_inside calls            what the driver takes for each call that the shim adds, ns
  * PROCESSES at once, each with LIVE blocks held: a block chosen at random is freed and taken anew,
  * PAIRS times. Times in ns; p99 over the calls of all processes. */
 #include <dlfcn.h>
@@ -217,6 +218,50 @@ static void measure(int process, int pairs, int live) {
     }
 }
 
+/* The mean of many, past the shim. */
+#define COST(name, ...)                                                                            \
+    {                                                                                              \
+        typeof(&name) call = (typeof(&name))driver_own(#name);                                     \
+        if (!call) must(CUDA_ERROR_UNKNOWN, #name);                                                \
+        uint64_t begin = now_ns();                                                                 \
+        for (int i = 0; i < 100000; i++) must(call(__VA_ARGS__), #name);                           \
+        printf("\"%s\":%.1f,", #name, (double)(now_ns() - begin) / 1e5);                           \
+    }
+
+static const char *wanted;
+static void *found_own;
+static bool find_own(const struct vgpu_elf *elf, void *unused) {
+    (void)unused;
+    if (strcmp(elf->soname, "libcuda.so.1") == 0) found_own = vgpu_elf_symbol(elf, wanted);
+    return found_own != NULL;
+}
+static void *driver_own(const char *name) {
+    wanted = name, found_own = NULL;
+    vgpu_elf_each(find_own, NULL);
+    return found_own;
+}
+
+static int calls(void) {
+    CUcontext context;
+    CUmemoryPool pool;
+    CUdeviceptr block;
+    cuuint64_t value;
+    CUstreamCaptureStatus status;
+    CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_RELAXED;
+    what = "async";
+    start();
+    must(take(&block), what); /* the pool is in use */
+    printf("{");
+    COST(cuDeviceGetMemPool, &pool, 0)
+    COST(cuMemPoolGetAttribute, pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, &value)
+    COST(cuThreadExchangeStreamCaptureMode, &mode)
+    COST(cuStreamIsCapturing, stream, &status)
+    COST(cuStreamGetCtx, stream, &context)
+    COST(cuCtxGetCurrent, &context)
+    printf("\"hooked\":%s}\n", driver_own("cuMemAllocAsync") == hooked("cuMemAllocAsync") ? "false" : "true");
+    return 0;
+}
+
 static int by_value(const void *a, const void *b) {
     uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
     return (x > y) - (x < y);
@@ -224,6 +269,7 @@ static int by_value(const void *a, const void *b) {
 
 int main(int argc, char **argv) {
     what = argc > 1 ? argv[1] : "";
+    if (strcmp(what, "calls") == 0) return calls();
     int processes = argc > 2 ? atoi(argv[2]) : 0, pairs = argc > 3 ? atoi(argv[3]) : 0;
     int live = argc > 4 ? atoi(argv[4]) : 0;
     if ((strcmp(what, "alloc") && strcmp(what, "async") && strcmp(what, "create")) ||

@@ -1,5 +1,6 @@
 // The checks on a real GPU: native and limited in the same run, one table at the end.
 //   bun tests/gpu/main.ts [--part fills,mixes,…] [--out DIR] [--sizes 1,4,20] [--seconds 60] [--sim]
+// --paths "graph small,plain" picks the mixes of the part drift.
 // Needs a CUDA driver and gcc; some parts nvcc, or python3 with torch, cupy, jax (skipped without); the
 // part devices two GPUs. --sim tries the script itself on the simulated GPU: its figures mean nothing.
 // Each row: what, asked, got, bar, ok. Exit status 1 if a row misses its bar.
@@ -9,6 +10,7 @@ import { isSimulated, option } from "./options.ts";
 import { cost } from "./parts/cost.ts";
 import { coverage } from "./parts/coverage.ts";
 import { devices } from "./parts/devices.ts";
+import { drift } from "./parts/drift.ts";
 import { fills } from "./parts/fills.ts";
 import { frameworks } from "./parts/frameworks.ts";
 import { loadShares } from "./parts/load.ts";
@@ -23,6 +25,7 @@ const parts: Record<string, () => Promise<void>> = {
   memory,
   fills,
   mixes,
+  drift,
   frameworks,
   shares: torchShares,
   load: loadShares,

@@ -1,6 +1,7 @@
 /* Samples NVML's process list of GPU 0 from outside, 2,000 times a second, and says for each
  * process tree that it was told of what the list came to. One sampler does for all trees of a
- * card: each look holds up the driver calls of everybody on it, so it keeps a pace.
+ * card: each look holds up the driver calls of everybody on it, so it keeps a pace. A look may take
+ * longer than its period: LOOKERS threads take turns, and each look is a sample of its own.
  *
  * On stdin "watch PID LIMIT" (bytes; from now on), "tell PID" (prints one JSON line for that tree)
  * and "stop PID" (the same, and forgets it). Ends when stdin does.
@@ -8,7 +9,7 @@
  * A process belongs to a tree if PID is among its ancestors, and goes on belonging to it when they
  * are gone: what the driver still holds for the dead counts. */
 #include <dlfcn.h>
-#include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -24,7 +25,8 @@
 #define TREES 256
 #define KNOWN 8192
 #define LISTED 512
-#define PERIOD_NS 500000
+#define PERIOD_NS 500000 /* between looks */
+#define LOOKERS 3
 
 /* Whose a process is, beside the number of a tree. */
 enum {
@@ -49,16 +51,15 @@ static int known_count;
 static uint64_t rounds;
 static uint64_t unplaced; /* most bytes of processes that /proc does not have */
 
-/* Sleeps to the next tick; what came too late is not made up for. */
-static void keep_pace(void) {
-    static struct timespec next;
+/* Sleeps to the thread's next tick; what came too late is not made up for. */
+static void keep_pace(struct timespec *next) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    next.tv_nsec += PERIOD_NS;
-    if (next.tv_nsec >= 1000000000) next.tv_sec++, next.tv_nsec -= 1000000000;
-    if (next.tv_sec < now.tv_sec || (next.tv_sec == now.tv_sec && next.tv_nsec < now.tv_nsec))
-        next = now;
-    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL);
+    next->tv_nsec += LOOKERS * PERIOD_NS;
+    if (next->tv_nsec >= 1000000000) next->tv_sec++, next->tv_nsec -= 1000000000;
+    if (next->tv_sec < now.tv_sec || (next->tv_sec == now.tv_sec && next->tv_nsec < now.tv_nsec))
+        *next = now;
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, next, NULL);
 }
 
 static double now_s(void) {
@@ -175,24 +176,63 @@ static void note(struct tree *tree, double t) {
     tree->last = t;
 }
 
-/* False at the end of input. */
-static bool read_orders(void) {
+static pthread_mutex_t book = PTHREAD_MUTEX_INITIALIZER; /* all that the looks are entered into */
+
+/* Until the end of input. */
+static void obey_orders(void) {
     static char text[4096];
-    static size_t held;
-    struct pollfd input = {.fd = 0, .events = POLLIN};
-    while (poll(&input, 1, 0) > 0) {
-        ssize_t n = read(0, text + held, sizeof text - 1 - held);
-        if (n <= 0) return false;
+    size_t held = 0;
+    for (ssize_t n; (n = read(0, text + held, sizeof text - 1 - held)) > 0;) {
         text[held += (size_t)n] = 0;
         char *line = text;
+        pthread_mutex_lock(&book);
         for (char *end; (end = strchr(line, '\n')); line = end + 1) {
             *end = 0;
             obey(line);
         }
+        pthread_mutex_unlock(&book);
         held -= (size_t)(line - text);
         memmove(text, line, held);
     }
-    return true;
+}
+
+static nvmlDevice_t device;
+static typeof(&nvmlDeviceGetComputeRunningProcesses_v3) list;
+
+static void enter(const nvmlProcessInfo_t *processes, unsigned count, double asked) {
+    for (int i = 0; i < TREES; i++) trees[i].now = 0;
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t bytes = processes[i].usedGpuMemory;
+        if (bytes == NVML_VALUE_NOT_AVAILABLE)
+            exit((fprintf(stderr, "sampler: NVML does not tell the bytes\n"), 3));
+        int tree = tree_of(processes[i].pid, bytes);
+        if (tree >= 0) trees[tree].now += bytes;
+    }
+    double t = now_s();
+    rounds++;
+    for (int i = 0; i < TREES; i++)
+        if (trees[i].root) note(&trees[i], t), trees[i].looking += t - asked;
+}
+
+static void *look(void *number) {
+    struct timespec next;
+    clock_gettime(CLOCK_MONOTONIC, &next);
+    next.tv_nsec += (long)(uintptr_t)number * PERIOD_NS;
+    /* Beside a hundred busy threads, where we may: it sleeps most of the time. */
+    prctl(PR_SET_TIMERSLACK, 1000UL);
+    sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){.sched_priority = 1});
+    for (;;) {
+        nvmlProcessInfo_t processes[LISTED];
+        unsigned count = LISTED;
+        double asked = now_s();
+        if (list(device, &count, processes))
+            exit((fprintf(stderr, "sampler: process list failed\n"), 3));
+        pthread_mutex_lock(&book);
+        enter(processes, count, asked);
+        pthread_mutex_unlock(&book);
+        keep_pace(&next);
+    }
+    return NULL;
 }
 
 int main(void) {
@@ -201,34 +241,16 @@ int main(void) {
     typeof(&nvmlInit_v2) init = (typeof(&nvmlInit_v2))dlsym(library, "nvmlInit_v2");
     typeof(&nvmlDeviceGetHandleByIndex_v2) by_index =
         (typeof(&nvmlDeviceGetHandleByIndex_v2))dlsym(library, "nvmlDeviceGetHandleByIndex_v2");
-    typeof(&nvmlDeviceGetComputeRunningProcesses_v3) list =
-        (typeof(&nvmlDeviceGetComputeRunningProcesses_v3))dlsym(
-            library, "nvmlDeviceGetComputeRunningProcesses_v3");
-    nvmlDevice_t device;
+    list = (typeof(&nvmlDeviceGetComputeRunningProcesses_v3))dlsym(
+        library, "nvmlDeviceGetComputeRunningProcesses_v3");
     if (!init || !by_index || !list || init() || by_index(0, &device))
         return fprintf(stderr, "sampler: no NVML\n"), 2;
-    /* Beside a hundred busy threads, where we may: it sleeps most of the time. */
-    prctl(PR_SET_TIMERSLACK, 1000UL);
-    sched_setscheduler(0, SCHED_FIFO, &(struct sched_param){.sched_priority = 1});
-    while (read_orders()) {
-        static nvmlProcessInfo_t processes[LISTED];
-        unsigned count = LISTED;
-        double asked = now_s();
-        if (list(device, &count, processes))
-            return fprintf(stderr, "sampler: process list failed\n"), 3;
-        for (int i = 0; i < TREES; i++) trees[i].now = 0;
-        for (unsigned i = 0; i < count; i++) {
-            uint64_t bytes = processes[i].usedGpuMemory;
-            if (bytes == NVML_VALUE_NOT_AVAILABLE)
-                return fprintf(stderr, "sampler: NVML does not tell the bytes\n"), 3;
-            int tree = tree_of(processes[i].pid, bytes);
-            if (tree >= 0) trees[tree].now += bytes;
-        }
-        double t = now_s();
-        rounds++;
-        for (int i = 0; i < TREES; i++)
-            if (trees[i].root) note(&trees[i], t), trees[i].looking += t - asked;
-        keep_pace();
+    for (uintptr_t i = 0; i < LOOKERS; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, look, (void *)i))
+            return fprintf(stderr, "sampler: no thread\n"), 2;
     }
+    obey_orders();
+    pthread_mutex_lock(&book); /* for good: nothing is entered any more */
     return 0;
 }

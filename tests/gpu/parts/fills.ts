@@ -11,7 +11,7 @@ const GIB = 2 ** 30;
 const AT_REST = 4 * 2 ** 20;
 /** At once: each supervisor's looks at NVML hold up the others' driver calls, so not many. */
 const BUDGET_GIB = 80;
-const AT_ONCE = isSimulated ? 2 : 6;
+const AT_ONCE = isSimulated ? 2 : 3;
 
 interface Fill {
   limit_bytes: number;
@@ -24,7 +24,7 @@ interface Fill {
   after_bytes: number;
   ledger_after_bytes: number;
   managed_bytes: number;
-  /** Plain blocks beside a slow path, which filled the rest. */
+  /** Plain blocks beside a slow path or one of small pieces, which filled the rest. */
   ballast_bytes: number;
   wrong: string;
 }
@@ -92,7 +92,7 @@ async function fill({ path, kind, gib, isAudited }: Job, sampler: Sampler): Prom
     "fills",
     what,
     `${gib} GiB`,
-    `${describe(sample)}; ${got.pieces} pieces${got.ballast_bytes > 0 ? ` above ${mib(got.ballast_bytes)} of plain blocks` : ""}; ` +
+    `${describe(sample)}; ${got.pieces} pieces, coarse to fine${got.ballast_bytes > 0 ? ` above ${mib(got.ballast_bytes)} of plain blocks` : ""}; ` +
       (isManaged
         ? `sum of sizes ${mib(got.managed_bytes)}; `
         : `refused ${mib(got.asked_bytes)} at ${mib(got.held_bytes)} with code ${got.code}; ` +
