@@ -16,8 +16,7 @@
 
 struct vgpu_block {
     uint64_t address;
-    uint64_t
-        charge; /* bytes; of a piece: VGPU_BLOCK_BYTES when put, 0 when taken */
+    uint64_t charge; /* bytes; of a piece: VGPU_BLOCK_BYTES when put, 0 when taken */
     uint32_t owner;  /* serial of the context, never reused; 0 = no context */
     uint16_t device; /* index into region->devices */
     uint16_t piece;  /* 1: a piece of a shared block */
@@ -35,15 +34,17 @@ static inline uint64_t vgpu_block_charge(uint64_t bytes) {
 uint64_t vgpu_blocks_put(const struct vgpu_block *block);
 
 /* Removes the allocation at the address; false if unknown. Done before the driver frees it, since
- * afterwards another thread may be given the same address. Then either it has left or it returns. */
+ * afterwards another thread may be given the same address. Then either it has left or it returns.
+ */
 bool vgpu_blocks_take(uint64_t address, struct vgpu_block *block);
 
-/* What was taken is free. Returns what to refund: of a piece its block if nothing lives in it and no
- * other free is still under way, for the driver keeps the block until the last of them is done. */
+/* What was taken is free. Returns what to refund: of a piece its block if nothing lives in it and
+ * no other free is still under way, for the driver keeps the block until the last of them is done.
+ */
 uint64_t vgpu_blocks_left(const struct vgpu_block *block);
 
-/* Puts back what was taken (the driver refused to free it). Returns what is not needed of the charge
- * that it kept. */
+/* Puts back what was taken (the driver refused to free it). Returns what is not needed of the
+ * charge that it kept. */
 uint64_t vgpu_blocks_return(const struct vgpu_block *block);
 
 /* Forgets everything that the context owns; bytes[device] += what it held. */

@@ -161,8 +161,8 @@ CUresult vgpu_graph_memory_ask(struct vgpu_graph_growth *growth, CUgraphExec han
     CUresult rc = vgpu_context_here(&growth->place, api);
     if (rc != CUDA_SUCCESS || !growth->place.session) return rc;
     const struct vgpu_place *place = &growth->place;
-    /* The whole of it: what is to spare now, another thread may take or trim before the launch. Near
-     * the limit the spare itself makes room. */
+    /* The whole of it: what is to spare now, another thread may take or trim before the launch.
+     * Near the limit the spare itself makes room. */
     growth->guess = whole_steps(need.sum);
     if (!vgpu_ledger_reserve(&place->account, growth->guess)) {
         trim(place);

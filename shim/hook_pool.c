@@ -1,6 +1,5 @@
 /* Stream-ordered allocations and pools: thin wrappers, the thinking is in pools.c. */
 #include "atomics.h"
-#include "capture.h"
 #include "graph_memory.h"
 #include "interpose.h"
 #include "pools.h"
@@ -11,7 +10,6 @@ typedef CUresult capture_query(CUstream stream, CUstreamCaptureStatus *status);
  * blocking stream captures; the driver will refuse the call itself. */
 static bool capturing(capture_query *query, CUstream stream) {
     CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
-    if (!vgpu_capture_is_open()) return false;
     CUresult rc = query(stream, &status);
     return rc == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT || status != CU_STREAM_CAPTURE_STATUS_NONE;
 }

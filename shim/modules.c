@@ -104,7 +104,6 @@ static CUresult settle(struct vgpu_node *list, CUresult rc) {
         vgpu_map_put(&holdings, &holding->node);
         pthread_mutex_unlock(&lock);
     }
-    vgpu_local_forget_functions();
     return rc;
 }
 
@@ -136,6 +135,8 @@ CUresult vgpu_modules_load(const struct vgpu_module_call *call) {
 CUresult vgpu_modules_unload(CUmodule module) {
     if (!vgpu_session_get()) return REAL(cuModuleUnload)(module);
     struct vgpu_node *list = take_all(&holdings, key_of(module));
+    /* Before: what the driver frees, another thread's module may have the next moment. */
+    vgpu_local_forget_functions();
     return settle(list, REAL(cuModuleUnload)(module));
 }
 
@@ -162,6 +163,7 @@ CUresult vgpu_modules_unload_library(CUlibrary library) {
     if (!vgpu_session_get()) return REAL(cuLibraryUnload)(library);
     struct vgpu_node *held = take_all(&holdings, key_of(library));
     struct vgpu_node *known = take_all(&libraries, key_of(library));
+    vgpu_local_forget_functions();
     CUresult rc = REAL(cuLibraryUnload)(library);
     pthread_mutex_lock(&lock);
     struct vgpu_node *list = rc ? NULL : vgpu_map_sift(&kernels, is_of_library, key_of(library));

@@ -10,7 +10,7 @@
 #define VGPU_STREAM_BYTES (UINT64_C(560) << 10) /* 256 streams took 140 MiB */
 /* Charged beyond the whole blocks of a context's streams: keeps the last block of a limit free. */
 #define VGPU_STREAM_SPARE (UINT64_C(64) << 10)
-#define VGPU_NODE_BYTES UINT64_C(2307)          /* 20,000 kernel nodes took 44 MiB */
+#define VGPU_NODE_BYTES UINT64_C(2307) /* 20,000 kernel nodes took 44 MiB */
 
 /* Charges bytes to the place's context; CUDA_ERROR_OUT_OF_MEMORY if they do not fit. */
 CUresult vgpu_overhead_grow(const struct vgpu_place *place, uint64_t bytes, const char *api);

@@ -64,8 +64,7 @@ static struct pool *enter_locked(CUmemoryPool handle, const struct vgpu_account 
  * captures. */
 static bool relax(CUstreamCaptureMode *mode) {
     *mode = CU_STREAM_CAPTURE_MODE_RELAXED;
-    return vgpu_capture_is_open() &&
-           CALL(cuThreadExchangeStreamCaptureMode)(mode) == CUDA_SUCCESS;
+    return vgpu_capture_is_open() && CALL(cuThreadExchangeStreamCaptureMode)(mode) == CUDA_SUCCESS;
 }
 
 static void restore(bool relaxed, CUstreamCaptureMode *mode) {
@@ -205,7 +204,8 @@ static uint64_t least_growth(CUmemoryPool pool, uint64_t bytes) {
 static struct pool *find_or_enter(CUmemoryPool handle, const struct vgpu_account *account) {
     uint32_t count = vgpu_load_acquire(&pools_used);
     for (uint32_t i = 0; i < count; i++)
-        if (vgpu_load_acquire(&pools[i].handle) == handle && !vgpu_load_relaxed(&pools[i].destroyed))
+        if (vgpu_load_acquire(&pools[i].handle) == handle &&
+            !vgpu_load_relaxed(&pools[i].destroyed))
             return &pools[i];
     pthread_mutex_lock(&lock);
     struct pool *pool = find_locked(handle, false);

@@ -89,7 +89,6 @@ static CUresult set_pool(struct context *context, size_t limit, size_t by_kernel
     uint64_t threads = (uint64_t)model->threads_per_sm * model->sms;
     uint64_t wanted = bytes > 1024 ? (bytes - 1024) * threads : 0, held = context->stack_charged;
     wanted -= wanted % (2 * SIM_MIB); /* measured: the rest fits into the context */
-    context_wait(context);
     if (wanted > held && !sim_take(sim_process.slot, card, wanted - held, 0))
         return CUDA_ERROR_OUT_OF_MEMORY;
     if (wanted < held) sim_give(sim_process.slot, card, held - wanted, 0);
@@ -100,6 +99,8 @@ static CUresult set_pool(struct context *context, size_t limit, size_t by_kernel
 }
 CUresult context_local(struct context *context, unsigned int bytes) {
     if (bytes <= context->local_by_kernels) return CUDA_SUCCESS;
+    context_wait(context); /* meanwhile others may have moved it */
+    if (bytes <= context->local_by_kernels) return CUDA_SUCCESS;
     return set_pool(context, context->limit[CU_LIMIT_STACK_SIZE], bytes);
 }
 API CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
@@ -109,9 +110,11 @@ API CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
     CHECK(capture_unsafe());
     if ((unsigned int)limit > CU_LIMIT_PERSISTING_L2_CACHE_SIZE)
         return CUDA_ERROR_UNSUPPORTED_LIMIT;
-    if (limit == CU_LIMIT_STACK_SIZE)
-        return value > 524288 ? CUDA_ERROR_INVALID_VALUE
-                              : set_pool(context, value, context->local_by_kernels);
+    if (limit == CU_LIMIT_STACK_SIZE) {
+        if (value > 524288) return CUDA_ERROR_INVALID_VALUE;
+        context_wait(context);
+        return set_pool(context, value, context->local_by_kernels);
+    }
     context->limit[limit] = value;
     return CUDA_SUCCESS;
 }

@@ -258,7 +258,8 @@ static int calls(void) {
     COST(cuStreamIsCapturing, stream, &status)
     COST(cuStreamGetCtx, stream, &context)
     COST(cuCtxGetCurrent, &context)
-    printf("\"hooked\":%s}\n", driver_own("cuMemAllocAsync") == hooked("cuMemAllocAsync") ? "false" : "true");
+    printf("\"hooked\":%s}\n",
+           driver_own("cuMemAllocAsync") == hooked("cuMemAllocAsync") ? "false" : "true");
     return 0;
 }
 

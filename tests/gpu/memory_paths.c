@@ -75,7 +75,7 @@ static uint64_t listed(void) {
     return sum;
 }
 
-/* --- what this process has charged --- */
+/* --- what this process has charged; audited: with what NVML's figure added --- */
 
 static const struct vgpu_region *region; /* NULL outside a session */
 
@@ -89,7 +89,7 @@ static void region_open(void) {
     region = mapped;
 }
 
-static uint64_t charged(void) {
+static uint64_t charged(bool is_audited) {
     uint64_t sum = 0;
     for (int i = 0; region && i < VGPU_MAX_SLOTS; i++) {
         const struct vgpu_slot *slot = &region->slots[i];
@@ -97,7 +97,10 @@ static uint64_t charged(void) {
         if (vgpu_slot_state(owner) != VGPU_SLOT_LIVE || vgpu_slot_pid(owner) != (uint32_t)getpid())
             continue;
         for (int d = 0; d < VGPU_MAX_DEVICES; d++)
-            sum += __atomic_load_n(&slot->use[d].charged_bytes, __ATOMIC_RELAXED);
+            sum +=
+                __atomic_load_n(&slot->use[d].charged_bytes, __ATOMIC_RELAXED) +
+                (is_audited ? (uint64_t)__atomic_load_n(&slot->use[d].drift_bytes, __ATOMIC_RELAXED)
+                            : 0);
     }
     return sum;
 }
@@ -131,11 +134,11 @@ struct path {
     uint64_t slack; /* a refusal may come this early */
     CUresult (*take)(struct slot *slot);
     void (*give)(struct slot *slot);
-    bool sticky;          /* keeps bytes when all is given back */
-    unsigned rare;        /* in mixes, one in so many of its turns is taken */
-    uint64_t grain;       /* units of the smallest piece */
-    uint64_t coarse;      /* and of the largest: thousands of objects would slow the whole card */
-    uint64_t fine;        /* the last bytes of a fill, taken in smallest pieces */
+    bool sticky;     /* keeps bytes when all is given back */
+    unsigned rare;   /* in mixes, one in so many of its turns is taken */
+    uint64_t grain;  /* units of the smallest piece */
+    uint64_t coarse; /* and of the largest: thousands of objects would slow the whole card */
+    uint64_t fine;   /* the last bytes of a fill, taken in smallest pieces */
     enum kind kind;
 };
 
@@ -219,8 +222,7 @@ static CUresult launch_alloc(CUgraph graph, CUdeviceptr pointer, struct slot *s)
 static CUresult take_graph(struct slot *s) {
     CUgraph graph;
     CUgraphNode node;
-    CUDA_MEM_ALLOC_NODE_PARAMS params = {.poolProps = pool_properties,
-                                         .bytesize = graph_bytes()};
+    CUDA_MEM_ALLOC_NODE_PARAMS params = {.poolProps = pool_properties, .bytesize = graph_bytes()};
     CUresult rc = cuGraphCreate(&graph, 0);
     if (rc) return rc;
     rc = cuGraphAddMemAllocNode(&node, graph, NULL, 0, &params);
@@ -465,7 +467,7 @@ static int fill(const struct path *path) {
         note(rc == CUDA_ERROR_OUT_OF_MEMORY, "the refusal is not code 2");
         note(slots[n].word == UINT64_C(0x7777), "a refusal touched the output");
         if (round == 0) {
-            full = listed(), ledger_full = charged();
+            full = listed(), ledger_full = charged(false);
             usleep(10000); /* at rest for as long as a sampler outside needs to see it */
             if (full > most) most = full;
             asked = path->step * piece;
@@ -475,7 +477,7 @@ static int fill(const struct path *path) {
         settle();
     }
     for (int i = 0; i < blocks; i++) cuMemFree_v2(ballast[i]);
-    uint64_t after = listed(), ledger_after = charged();
+    uint64_t after = listed(), ledger_after = charged(false);
     note(most <= limit || path->kind == UNSIZED, "NVML's figure went over the limit");
     if (path->kind == MANAGED) {
         note(before + sums[0] <= limit, "the sum of sizes is over the limit");
@@ -544,7 +546,8 @@ static uint64_t mix_piece(const struct path *path, uint64_t *random) {
     if (is_scaled) most *= 2;
     if (is_scaled && most > usual) most = usual;
     if (path->take == take_stack || path->take == take_local) most = 1;
-    return most < 2 || below(random, 4) == 0 ? path->grain : path->grain * (1 + below(random, most));
+    return most < 2 || below(random, 4) == 0 ? path->grain
+                                             : path->grain * (1 + below(random, most));
 }
 
 static void *mix_thread(void *argument) {
@@ -630,19 +633,23 @@ static int mix(double seconds, int threads, uint64_t seed) {
         failures += workers[i].failures;
         if (workers[i].last) last = workers[i].last, failed = workers[i].failed;
     }
+    cuCtxSetLimit(CU_LIMIT_STACK_SIZE, 1024); /* the threads gave back each other's limits */
     settle();
     meet(1);
-    uint64_t after = listed(), ledger_after = charged();
+    uint64_t after = listed(), ledger_after = charged(false);
+    if (region) usleep(500000); /* the supervisor has looked */
+    uint64_t audited_after = charged(true);
     meet(2);
     note(failures == 0, "a code other than 0 and 2");
     note(managed_most <= limit, "the sum of managed sizes went over the limit");
     printf("{\"mix\":%d,\"calls\":%llu,\"denials\":%llu,\"failures\":%llu,\"last_code\":%d,"
            "\"failed\":\"%s\",\"before_bytes\":%llu,\"after_bytes\":%llu,\"limit_bytes\":%zu,"
-           "\"ledger_after_bytes\":%llu,\"managed_most_bytes\":%llu,",
+           "\"ledger_after_bytes\":%llu,\"audited_after_bytes\":%llu,"
+           "\"managed_most_bytes\":%llu,",
            threads, (unsigned long long)calls, (unsigned long long)denials,
            (unsigned long long)failures, last, failed, (unsigned long long)before,
            (unsigned long long)after, limit, (unsigned long long)ledger_after,
-           (unsigned long long)managed_most);
+           (unsigned long long)audited_after, (unsigned long long)managed_most);
     print_rest();
     printf("\"wrong\":\"%s\"}\n", wrong);
     return *wrong != 0;
@@ -665,7 +672,8 @@ static int mixes(double seconds, int threads, int processes) {
 /* "all", "sized", or names with commas between; false if one is unknown. */
 static bool choose(const char *which) {
     bool is_all = strcmp(which, "all") == 0, is_sized = strcmp(which, "sized") == 0;
-    for (size_t i = 0; i < PATHS; i++) is_chosen[i] = is_all || (is_sized && paths[i].kind != UNSIZED);
+    for (size_t i = 0; i < PATHS; i++)
+        is_chosen[i] = is_all || (is_sized && paths[i].kind != UNSIZED);
     while (!is_all && !is_sized && *which) {
         size_t length = strcspn(which, ","), i = 0;
         while (i < PATHS &&
@@ -691,6 +699,8 @@ int main(int argc, char **argv) {
     if (!choose(which)) return fprintf(stderr, "memory_paths: no path %s\n", which), 2;
     if (argc > 4 && strcmp(argv[1], "mix") == 0)
         return mixes(atof(argv[2]), atoi(argv[3]), atoi(argv[4]));
-    fprintf(stderr, "memory_paths fill PATH | mix SECONDS THREADS PROCESSES [all|sized|PATH,PATH] | list\n");
+    fprintf(
+        stderr,
+        "memory_paths fill PATH | mix SECONDS THREADS PROCESSES [all|sized|PATH,PATH] | list\n");
     return 2;
 }

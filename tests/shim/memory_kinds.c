@@ -23,7 +23,8 @@ static void refused(CUresult rc, const char *name) {
 static void holds(uint64_t bytes, const char *name) {
     equal(charged(region), base + bytes, name);
     uint64_t spare = charged(region) % (2 * MiB);
-    if (listed() + spare != charged(region)) equal(listed() + spare, charged(region), "NVML agrees");
+    if (listed() + spare != charged(region))
+        equal(listed() + spare, charged(region), "NVML agrees");
 }
 
 /* Leaves room for so many bytes. */

@@ -55,7 +55,14 @@ interface Inside {
 /** What a call spends in the shim itself, call by call: cost_inside.c. */
 async function inside(): Promise<void> {
   const calls = await limited(["--mem", "20g", "-q"], [join(out, "cost_inside"), "calls"]);
-  row("cost", "the driver's part of an async pair in the shim, ns a call", "-", calls.stdout.trim(), "told", calls.code === 0);
+  row(
+    "cost",
+    "the driver's part of an async pair in the shim, ns a call",
+    "-",
+    calls.stdout.trim(),
+    "told",
+    calls.code === 0,
+  );
   for (const what of ["alloc", "async", "create"]) {
     for (const processes of [1, 2, 4, 8]) {
       const got = await measureInside(what, processes, 10);

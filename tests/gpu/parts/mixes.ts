@@ -16,6 +16,8 @@ interface Mix {
   failed: string;
   after_bytes: number;
   ledger_after_bytes: number;
+  /** With what the audit added or took off. */
+  audited_after_bytes: number;
   managed_most_bytes: number;
   wrong: string;
 }
@@ -62,7 +64,8 @@ async function mix(
 function judge(what: string, gib: number, isSized: boolean, ran: Ran, sample: Sample): void {
   const all = objects<Mix>(ran.stdout);
   const sum = (value: (one: Mix) => number) => all.reduce((total, one) => total + value(one), 0);
-  const gap = sum((one) => one.ledger_after_bytes - one.after_bytes);
+  const own = sum((one) => one.ledger_after_bytes - one.after_bytes);
+  const gap = isSized ? own : sum((one) => one.audited_after_bytes - one.after_bytes);
   const managed = sum((one) => one.managed_most_bytes);
   const wrong = all.flatMap(({ wrong, failed, last_code: code }) =>
     wrong ? [`${wrong}${failed ? ` (${failed}: code ${code})` : ""}`] : [],
@@ -82,9 +85,9 @@ function judge(what: string, gib: number, isSized: boolean, ran: Ran, sample: Sa
   );
   row(
     "mixes",
-    `${what}: all given back, ledger − NVML`,
+    `${what}: all given back, ledger${isSized ? "" : ", audited,"} − NVML`,
     asked,
-    `${mib(gap)} (NVML ${mib(sum(({ after_bytes: bytes }) => bytes))})`,
+    `${mib(gap)} (NVML ${mib(sum(({ after_bytes: bytes }) => bytes))}${isSized ? "" : `; before the audit ${mib(own)}`})`,
     isSized ? "± 4 MiB" : "± 32 MiB (code is loaded at first launches)",
     isWhole && Math.abs(gap) <= (isSized ? 4 : 32) * MIB,
   );
