@@ -16,68 +16,96 @@ sh shim/sim/build.sh "$out/sim" &&
     $cc $flags -O1 -fsanitize=thread $sources "$trampoline" -o "$out/shim-tsan.so" &&
     $cc -std=gnu11 -O2 tests/fixtures/load.c -o "$out/load" -pthread -ldl &&
     $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
-mkdir -m 700 "$out/state"
+mkdir -m 700 "$out/state" "$out/native"
 export VGPU_SIM_DIR="$out/state" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$out/sim"
 
 fresh() { "$out/make_region" "$out/region" none "$1"; }
 load() { LD_PRELOAD="$out/shim.so" timeout 30 "$out/load" "$@"; }
-native() { env -u VGPU_REGION "$out/load" "$@"; }
-rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/'; }
-# within NAME GOT WANTED TOLERANCE, all in points
-within() {
-    awk -v name="$1" -v got="$2" -v wanted="$3" -v tolerance="$4" 'BEGIN {
-        good = got >= wanted - tolerance && got <= wanted + tolerance
-        printf "%s %s: %.1f of %.1f ± %.1f\n", good ? "ok" : "not ok", name, got, wanted, tolerance
-        exit !good }'
+# The native rate of the same moment, on a simulated machine of its own: what else the real machine does
+# meanwhile slows both.
+native() { env -u VGPU_REGION VGPU_SIM_DIR="$out/native" "$out/load" "$@" >"$out/base" & }
+victim() { LD_PRELOAD="$out/shim.so" "$out/load" --us 500 --seconds 30 >/dev/null 2>&1 & victim=$!; }
+rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1"; }
+# In percent of the native rate; 0 if one of them came to nothing.
+percent() { awk -v a="$(rate "$1")" -v b="$(rate base)" 'BEGIN { print (b > 0 ? 100 * a / b : 0) }'; }
+
+# cell MEASURE [ARGUMENT …]: MEASURE prints a line "GOT WANTED TOLERANCE NAME" a check, in points. A busy
+# machine spoils one measurement, seldom two: a cell fails when three have failed, as they do where the
+# share is not kept.
+cell() {
+    local attempt verdict
+    for attempt in 1 2 3; do
+        verdict=$("$@" | awk -v attempt=$attempt '{
+            good = $1 >= $2 - $3 && $1 <= $2 + $3
+            printf "%s", good ? "ok" : "not ok"
+            for (i = 4; i <= NF; i++) printf " %s", $i
+            printf ": %.1f of %.1f ± %.1f%s\n", $1, $2, $3, (attempt > 1 ? ", attempt " attempt : "") }
+            END { if (!NR) print "not ok: nothing was measured" }')
+        case $verdict in *"not ok"*) ;; *) break ;; esac
+    done
+    echo "$verdict"
 }
-percent() { awk -v a="$1" -v b="$2" 'BEGIN { print 100 * a / b }'; }
+
+alone() {
+    fresh 250000
+    native "$@" --seconds 1.5
+    load "$@" --seconds 1.5 >"$out/a"
+    wait
+    echo "$(percent a) 25 5 25 % of native: $*"
+}
+
+together() {
+    fresh 500000
+    native --us 500 --seconds 2
+    load --us 500 --seconds 2 >"$out/a" &
+    load --us 500 --seconds 2 >"$out/b"
+    wait
+    local a=$(percent a) b=$(percent b)
+    echo "$(awk "BEGIN { print $a + $b }") 50 5 two processes of a session at 50 %, together"
+    echo "$a 25 5 two processes of a session at 50 %, one of them"
+}
+
+pausing() {
+    fresh 500000
+    native --us 500 --seconds 2
+    load --us 500 --seconds 2 >"$out/a" &
+    load --us 500 --pause 300 --seconds 2 >"$out/b"
+    wait
+    echo "$(percent a) 47 5 a pausing neighbour in the session leaves the rest to the other"
+}
+
+killed() {
+    fresh 250000
+    native --us 500 --seconds 3
+    load --us 500 --seconds 3 >"$out/a" &
+    sleep 0.2
+    victim
+    sleep 0.8
+    kill -9 $victim
+    wait 2>/dev/null
+    echo "$(percent a) 21.5 5 a killed process does not hold the others up"
+}
+
+stopped() {
+    fresh 250000
+    native --us 500 --seconds 3
+    load --us 500 --seconds 3 >"$out/a" &
+    local other=$!
+    sleep 0.1
+    victim
+    sleep 0.4
+    kill -STOP $victim
+    wait $other
+    kill -9 $victim
+    wait 2>/dev/null
+    echo "$(percent a) 23 5 a stopped process does not hold the others up"
+}
 
 for case in "--us 500" "--us 1000 --streams 4" "--us 500 --sync" "--us 100 --graph 10" "--us 500 --threads 3" "--us 5000" "--us 500 --parts"; do
     # shellcheck disable=SC2086
-    base=$(native $case --seconds 1 | rate)
-    fresh 250000
-    # shellcheck disable=SC2086
-    got=$(load $case --seconds 1.5 | rate)
-    within "25 % of native: $case" "$(percent "$got" "$base")" 25 5
+    cell alone $case
 done
-
-base=$(native --us 500 --seconds 1 | rate)
-fresh 500000
-load --us 500 --seconds 2 >"$out/a" &
-load --us 500 --seconds 2 >"$out/b"
-wait
-a=$(percent "$(rate <"$out/a")" "$base") b=$(percent "$(rate <"$out/b")" "$base")
-within "two processes of a session at 50 %, together" "$(awk "BEGIN { print $a + $b }")" 50 5
-within "two processes of a session at 50 %, one of them" "$a" 25 5
-
-fresh 500000
-load --us 500 --seconds 2 >"$out/a" &
-load --us 500 --pause 300 --seconds 2 >"$out/b"
-wait
-within "a pausing neighbour in the session leaves the rest to the other" "$(percent "$(rate <"$out/a")" "$base")" 47 5
-
-fresh 250000
-load --us 500 --seconds 3 >"$out/a" &
-sleep 0.2
-LD_PRELOAD="$out/shim.so" "$out/load" --us 500 --seconds 30 >/dev/null 2>&1 &
-victim=$!
-sleep 0.8
-kill -9 $victim
-wait $victim 2>/dev/null
-wait
-within "a killed process does not hold the others up" "$(percent "$(rate <"$out/a")" "$base")" 21.5 5
-
-fresh 250000
-load --us 500 --seconds 3 >"$out/a" &
-sleep 0.1
-LD_PRELOAD="$out/shim.so" "$out/load" --us 500 --seconds 30 >/dev/null 2>&1 &
-victim=$!
-sleep 0.4
-kill -STOP $victim
-wait %1 2>/dev/null
-kill -9 $victim
-wait 2>/dev/null
-within "a stopped process does not hold the others up" "$(percent "$(rate <"$out/a")" "$base")" 23 5
+for measure in together pausing killed stopped; do cell $measure; done
 
 runtime=$($cc -print-file-name=libtsan.so)
 for case in "--us 200 --threads 4" "--us 100 --streams 4 --threads 2" "--us 50 --graph 10 --threads 2" "--us 300 --sync --threads 3"; do
