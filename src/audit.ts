@@ -111,7 +111,8 @@ export class Audit {
       return;
     }
     if (drift !== now.driftBytes) this.#writeDrift(member, device, drift);
-    const isFar = Math.abs(drift) >= DRIFT_EVENT_BYTES;
+    // Without a limit nothing was charged beforehand: a context alone is that far off.
+    const isFar = device.memLimit !== null && Math.abs(drift) >= DRIFT_EVENT_BYTES;
     if (isSame && isFar && !sight.isFar) this.#reportDrift(member, device, chargedBytes, nvmlBytes);
     if (isSame) sight.isFar = isFar;
     if (!isSame && isFar !== sight.isFar) this.isSettled = false;

@@ -13,8 +13,8 @@ const UUID = "GPU-00000000-0000-0000-0000-000000000001";
 const MIB = 1024 ** 2;
 
 /** A session with one card, on which NVML lists what `uses` says. */
-function session(directory: string) {
-  const devices = [{ uuid: UUID, memLimit: null, sharePpm: 1_000_000, contextBytes: 0 }];
+function session(directory: string, memLimit: number | null = 4096 * MIB) {
+  const devices = [{ uuid: UUID, memLimit, sharePpm: 1_000_000, contextBytes: 0 }];
   const { region } = createRegion(directory, { ...CONTENT, devices });
   const uses: CardUse[] = [];
   const feed = new EventFeed(region);
@@ -62,6 +62,16 @@ test("what NVML lists beyond the ledger counts at once, and is told when it is m
   expect(events.map(({ kind, values }) => [kind, values])).toEqual([
     ["memory.drift", { ledger_bytes: 100 * MIB, nvml_bytes: 140 * MIB }],
   ]);
+});
+
+test("without a limit nothing was charged beforehand: that NVML lists more is no news", async () => {
+  using work = folder();
+  const { region, uses, feed, look } = session(work.path, null);
+  join(region, process.pid, 0);
+  uses.push({ pid: process.pid, bytes: 518 * MIB });
+  for (let i = 0; i < 3; i++) look();
+  expect(drift(region)).toBe(518 * MIB);
+  expect(await eventsOf(feed)).toEqual([]);
 });
 
 test("what NVML does not list yet is not lent to anyone: a charge comes before its allocation", async () => {
