@@ -75,7 +75,8 @@ function describe({ kind, values }: Event): string {
     case "compute.throttled": {
       const limit = values["share"] === null ? "" : `, limit ${values["share"]} %`;
       const share = `${drawPercent(Number(values["realised_share"] ?? 0))} of the GPU${limit}`;
-      const turns = values["turns"] ? `, ${values["turns"]} turns` : "";
+      const inCompany = values["turn_waited_ns"] || values["turns_stolen"];
+      const turns = inCompany ? `, ${values["turns"]} turns` : "";
       return `${share}; held ${ns("waited_ns")} in ${values["waits"]} waits${turns}`;
     }
     case "compute.scaled": {

@@ -146,7 +146,7 @@ const isMeasured = ({ sharePercent, gpuNs }: Summary["gpus"][number]): boolean =
 /** A line for each GPU on which turns were taken with other sessions. */
 function drawTurns({ gpus }: Summary): string[] {
   return gpus.flatMap(({ uuid, turns: { turns, stolen, waitedNs } }) => {
-    if (turns === 0) return [];
+    if (stolen + waitedNs === 0) return []; // alone: each slice is a turn
     const lost = stolen > 0 ? `, ${stolen} of them taken away` : "";
     return [
       `turns on ${uuid.slice(0, "GPU-12345678".length)}: ${turns}${lost}; waited ${drawDuration(waitedNs)} for them`,

@@ -152,6 +152,15 @@ test("the summary is for sessions in which something was enforced", () => {
   expect(formatSummary(copied, plain).at(-1)).toBe(
     "copies on GPU-8c1f3c3a: 1 GiB to the GPU, 0 B back, 1 MiB inside; held back 2.0 s in 5 waits",
   );
+  const turnsLine = (stolen: number, waitedNs: number) =>
+    formatSummary(
+      { ...SUMMARY, gpus: [{ ...gpu!, turns: { turns: 9, stolen, waitedNs } }] },
+      plain,
+    )[3];
+  expect(turnsLine(0, 0)).toBeUndefined(); // alone
+  expect(turnsLine(1, 5e6)).toBe(
+    "turns on GPU-8c1f3c3a: 9, 1 of them taken away; waited 5.0 ms for them",
+  );
   expect(JSON.parse(formatSummaryJson({ ...SUMMARY, lostEvents: 3 }))).toMatchObject({
     kind: "session.summary",
     status: 0,
