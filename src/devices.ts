@@ -99,7 +99,7 @@ function findCard(key: string, cards: Card[]): Card {
   if (card === undefined) {
     const known = cards.map(({ index, uuid }) => `${index} (${uuid})`).join(", ");
     throw new VgpuError(`there is no GPU ${quote(key)}`, {
-      hint: known ? `this machine has ${known}` : "NVML lists no GPU here",
+      hint: known ? `this machine has GPU ${known}` : "NVML lists no GPU here",
     });
   }
   if (another !== undefined) {

@@ -117,8 +117,8 @@ export function resolvePlan(
   const mode = setting.readChoice(find("mode", profile?.compute.mode), MODES) ?? undefined;
   const mps = setting.readChoice(find("mps", profile?.compute.mps), MPS_USES) ?? undefined;
   const limits = joinLimits(mem, soft, share, burst, count);
+  checkMode(mode, limits, burst);
   checkBurst(limits, burst, sources);
-  checkMode(mode, limits);
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));
   const card = find("sim-card");

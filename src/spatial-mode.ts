@@ -1,5 +1,5 @@
 import { VgpuError } from "./errors.ts";
-import type { Form } from "./gpu-value.ts";
+import type { Form, Layered } from "./gpu-value.ts";
 import type { GpuLimit, Plan } from "./limits.ts";
 
 /** Shares of GPU time, SMs of one's own, or these where that can be. */
@@ -21,7 +21,11 @@ export const COUNT: Form<number> = {
 };
 
 /** Refuses what contradicts itself before anything is looked at. Throws VgpuError. */
-export function checkMode(mode: Mode | undefined, { all, gpus }: Plan["limits"]): void {
+export function checkMode(
+  mode: Mode | undefined,
+  { all, gpus }: Plan["limits"],
+  burst: Layered<number>,
+): void {
   const limits = [all, ...gpus.values()].filter((limit): limit is GpuLimit => limit !== null);
   const hasCount = limits.some(({ smCount }) => smCount != null);
   const both = limits.find(({ smCount, sharePercent }) => smCount != null && sharePercent !== null);
@@ -44,11 +48,11 @@ export function checkMode(mode: Mode | undefined, { all, gpus }: Plan["limits"])
       hint: "write --sm 25 (percent of them) or --sms 32",
     });
   }
-  if (mode === "spatial" || hasCount) {
-    if (limits.some(({ burstPercent }) => burstPercent != null))
-      throw new VgpuError("--burst is for time mode: a partition has its SMs, and no others", {
-        hint: "leave it out, or write --mode time",
-      });
+  const bursts = [burst.all, ...burst.keyed.values()].some((ceiling) => ceiling != null);
+  if (bursts && (mode === "spatial" || hasCount)) {
+    throw new VgpuError("--burst is for time mode: a partition has its SMs, and no others", {
+      hint: "leave it out, or share time: --sm 25 --burst 100",
+    });
   }
 }
 

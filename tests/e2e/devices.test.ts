@@ -126,5 +126,5 @@ test("a GPU that is not there is refused before anything starts", () => {
   const env = { ...PLAIN, VGPU_SIM_GPUS: "2", VGPU_SIM_DIR: work.path };
   const { status, stderr } = vgpu(["run", "--sim", "--mem", "2=4g", "--", "true"], { env });
   expect(status).toBe(125);
-  expect(stderr).toMatch(/there is no GPU '2'; this machine has 0 \(GPU-.*1 \(GPU-/);
+  expect(stderr).toMatch(/there is no GPU '2'; this machine has GPU 0 \(GPU-.*1 \(GPU-/);
 });

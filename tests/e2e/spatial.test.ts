@@ -191,6 +191,7 @@ describe("refusals", () => {
     [["--sms", "8", "--mode", "time"], "--mode time shares them all"],
     [["--mode", "spatial"], "how many SMs?"],
     [["--mode", "spatial", "--sm", "10", "--burst", "50"], "--burst is for time mode"],
+    [["--sms", "8", "--burst", "50"], "--burst is for time mode"],
     [["--sms", "0"], "--sms: '0' is not a number of SMs"],
     [["--mode", "space"], "--mode: 'space' is not one of time, spatial, auto"],
   ];
