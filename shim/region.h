@@ -136,7 +136,7 @@
     X(u64, managed_bytes)   /* ever charged for managed memory, which NVML need not list */        \
     A(u64, use_pad, 1)
 
-/* 128 bytes, written as 16 words. What the five values mean depends on the kind: see events.def. */
+/* 128 bytes, written as 16 words. What the five values mean depends on the kind: VGPU_EVENTS. */
 #define VGPU_RECORD_FIELDS(X, A)                                                                   \
     X(u64, turn) /* 2·lap+1 while written, 2·lap+2 when published */                             \
     X(u64, mono_ns)                                                                                \

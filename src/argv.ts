@@ -17,7 +17,7 @@ interface Option {
 
 /**
  * Splits a command line where our flags end: at the first word that is not ours, or after one `--`.
- * What follows is never looked at. citty cannot do this (facts C3) and node:util's parser costs 2 ms to
+ * What follows is never looked at. citty cannot do this, and node:util's parser costs 2 ms to
  * load, so citty's argument table is read here; a test compares the result with node's parser.
  * Throws VgpuError for unknown flags and missing values.
  */

@@ -121,7 +121,7 @@ function forwardSignals(
   };
 }
 
-/** Bun names common signals and gives the number of real-time ones (facts B5). */
+/** Bun names common signals and gives the number of real-time ones. */
 function readEnding(status: number | null, signal: string | number | null): Ending {
   if (status !== null) return { status };
   if (typeof signal === "number") return { signal };

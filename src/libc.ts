@@ -66,7 +66,7 @@ function readClock(clock: number): bigint {
 /** CLOCK_REALTIME in ns. */
 export const wallNs = (): bigint => readClock(0);
 
-/** CLOCK_MONOTONIC in ns, comparable with the shim's; process.hrtime is not (facts B4). */
+/** CLOCK_MONOTONIC in ns, comparable with the shim's; process.hrtime is not: it starts with Bun. */
 export const monotonicNs = (): bigint => readClock(1);
 
 /** node:tty would do, and costs 5 ms. */

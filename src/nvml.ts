@@ -98,7 +98,7 @@ export class Nvml implements Disposable {
 
 /**
  * Reads `count` elements of nvmlDeviceGetComputeRunningProcesses_v3. Drivers of the 535 branch wrote 32
- * bytes each, all others 24 (facts/cuda.md §10): what was written tells which.
+ * bytes each, all others 24: what was written tells which.
  */
 export function parseUses(room: Uint8Array, count: number): CardUse[] {
   let written = room.length;

@@ -11,7 +11,7 @@ import {
   userId,
 } from "./libc.ts";
 
-/** Where sessions live, whatever XDG_RUNTIME_DIR says: ssh, cron and sudo differ in it (design §9). */
+/** Where sessions live, whatever XDG_RUNTIME_DIR says: ssh, cron and sudo differ in it. */
 export const stateDirectory = (): string => `/dev/shm/vgpu-${userId()}`;
 
 /**

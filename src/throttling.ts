@@ -112,7 +112,7 @@ export class Throttling {
     if (sharePercent !== null) this.#checkSum(index, uuid, sharePercent, seats);
   }
 
-  /** Shares that sum above 100 are scaled to 100 while all are busy (design §6). */
+  /** Shares that sum above 100 are scaled to 100 while all are busy. */
   #checkSum(index: number, uuid: string, share: number, seats: Seat[]): void {
     const shares = seats.flatMap(({ sharePercent }) => sharePercent ?? []);
     const sum = Number(shares.reduce((total, one) => total + one, 0).toFixed(4));

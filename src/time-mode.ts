@@ -20,7 +20,7 @@ export const CLASSES = ["default", "attention", "ffn", "copy"] as const;
 /** Host to device, device to host, inside and between devices. */
 export const DIRECTIONS = ["h2d", "d2h", "d2d"] as const;
 
-/** `--priority` as a factor in the order of turns (gate.md point 3). */
+/** `--priority` as a factor in the order of turns. */
 const PRIORITIES = { low: 0.5, normal: 1, high: 2 } as const;
 const WEIGHT = { least: 0.1, most: 10 };
 const QUANTUM_US = { least: 500, most: 100_000 };

@@ -11,7 +11,7 @@ export const PERCENT_FORMS = "good forms: 25, 12.5, none; more than 0, at most 1
 const POWERS = { k: 1, m: 2, g: 3, t: 4 } as const;
 
 /**
- * Reads `4g` = `4G` = `4GiB` = 4·1024³, `4GB` = 4·10⁹, `50%`, `none` (design §5); case does not matter.
+ * Reads `4g` = `4G` = `4GiB` = 4·1024³, `4GB` = 4·10⁹, `50%`, `none`; case does not matter.
  * Returns null for `none` and undefined for anything else, zero, and percentages above 100.
  */
 export function parseSize(text: string): Size | null | undefined {

@@ -128,7 +128,7 @@ const GPU = "nvidia-smi's GPU number in quotes, or a UUID such as GPU-1f2e";
 const NAME = "the name of an environment variable (VGPU_ is vgpu's own, but for VGPU_SIM_)";
 const VALUE = "text (numbers and true or false in quotes)";
 
-/** The profile of design §11 as it is written, each value checked; memory and compute without their short forms. */
+/** A profile as it is written, each value checked; memory and compute without their short forms. */
 export const ProfileSchema = map({
   description: v.exactOptional(v.string("text")),
   extends: v.exactOptional(text(/\S/, "another profile's name or path")),
