@@ -1,9 +1,9 @@
 import { describe, expect, test } from "bun:test";
 import { splitArgv } from "../src/argv.ts";
 import run from "../src/commands/run.ts";
-import { VgpuError } from "../src/errors.ts";
-import { type Plan, resolvePlan } from "../src/limits.ts";
+import { resolvePlan } from "../src/limits.ts";
 import type { Profile } from "../src/profile.ts";
+import { failure, plan } from "./fixtures/plan.ts";
 
 const GIB = 1024 ** 3;
 const bytes = (gib: number): { bytes: number } => ({ bytes: gib * GIB });
@@ -19,19 +19,6 @@ function profile(part: Partial<Profile>): Profile {
     env: {},
   };
   return { name: "p", ...empty, ...part };
-}
-
-function plan(line: string, env: Record<string, string> = {}, from: Profile | null = null): Plan {
-  return resolvePlan(splitArgv([...line.split(" ").filter(Boolean), "cmd"], run.args), env, from);
-}
-
-function failure(line: string, env: Record<string, string> = {}): string {
-  try {
-    plan(line, env);
-  } catch (error) {
-    if (error instanceof VgpuError && error.exitCode === 125) return error.oneLine;
-  }
-  throw new Error(`no VgpuError for ${line}`);
 }
 
 describe("precedence: flag, environment, profile, default", () => {

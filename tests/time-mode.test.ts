@@ -1,13 +1,11 @@
 import { describe, expect, test } from "bun:test";
-import { splitArgv } from "../src/argv.ts";
-import run from "../src/commands/run.ts";
-import { VgpuError } from "../src/errors.ts";
 import * as layout from "../src/layout.gen.ts";
-import { type Plan, resolvePlan } from "../src/limits.ts";
+import type { Plan } from "../src/limits.ts";
 import type { Profile } from "../src/profile.ts";
 import { createRegion } from "../src/region.ts";
 import { UNASKED } from "../src/time-mode.ts";
 import { CONTENT } from "./fixtures/content.ts";
+import { failure, plan } from "./fixtures/plan.ts";
 import { folder } from "./vgpu.ts";
 
 const GIB = 1024 ** 3;
@@ -15,20 +13,6 @@ const GIB = 1024 ** 3;
 function profile(compute: Profile["compute"]): Profile {
   const empty = { description: null, memory: {}, gpus: {}, events: {}, env: {} };
   return { name: "p", files: ["p.yaml"], ...empty, compute };
-}
-
-function plan(line: string, env: Record<string, string> = {}, from: Profile | null = null): Plan {
-  const words = [...line.split(" ").filter(Boolean), "cmd"];
-  return resolvePlan(splitArgv(words, run.args), env, from);
-}
-
-function failure(line: string, env: Record<string, string> = {}): string {
-  try {
-    plan(line, env);
-  } catch (error) {
-    if (error instanceof VgpuError && error.exitCode === 125) return error.oneLine;
-  }
-  throw new Error(`no VgpuError for ${line}`);
 }
 
 const rates = (h2d: number | null, d2h: number | null, d2d: number | null) => ({

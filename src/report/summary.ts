@@ -2,6 +2,7 @@ import type { Copies } from "../census.ts";
 import type { Ending } from "../launch.ts";
 import type { Turns } from "../throttling.ts";
 import { formatBytes } from "../units.ts";
+import type { ProcessRecord } from "../watch.ts";
 import { drawDuration, drawPercent, drawTable, type Paint } from "./drawing.ts";
 
 /** What a session did, for its last words. Bytes, ns, percent; null: no limit. */
@@ -34,19 +35,7 @@ export interface Summary {
     velocity: number;
   }[];
   /** What each process did on each GPU, those that used most first; at most 64. */
-  uses: {
-    pid: number;
-    name: string;
-    uuid: string;
-    peakBytes: number;
-    allocations: number;
-    denials: number;
-    velocity: number;
-    launches: number;
-    busyNs: number;
-    throttledNs: number;
-    waits: number;
-  }[];
+  uses: (Omit<ProcessRecord, "device"> & { uuid: string })[];
 }
 
 /** True if limits had an effect: something was denied or held back. */
