@@ -1,11 +1,17 @@
 #include "capture.h"
 
+#include <sched.h>
 #include <string.h>
 
 #include "atomics.h"
 #include "interpose.h"
+#include "session.h"
+#include "wait.h"
+
+#define JOIN_WAIT_NS UINT64_C(10000000)
 
 uint32_t vgpu_captures_open;
+static uint32_t recording, joining; /* threads that record an event of ours; that join a capture */
 
 void vgpu_capture_begin(void) { vgpu_add_seq_cst(&vgpu_captures_open, 1U); }
 
@@ -37,6 +43,37 @@ void vgpu_capture_note_unhooked(const char *symbol) {
 
 bool vgpu_capture_holds(CUstream stream, bool per_thread) {
     return vgpu_capture_is_open() && captures(stream, per_thread);
+}
+
+void vgpu_capture_join_begin(void) {
+    vgpu_add_seq_cst(&joining, 1U);
+    uint64_t deadline = 0;
+    while (vgpu_load_seq_cst(&recording)) {
+        uint64_t now = vgpu_now_ns();
+        if (!deadline) deadline = now + JOIN_WAIT_NS;
+        if (now > deadline) return;
+        sched_yield();
+    }
+}
+
+void vgpu_capture_join_end(void) { vgpu_sub_seq_cst(&joining, 1U); }
+
+bool vgpu_capture_record_begin(CUstream stream, bool per_thread) {
+    vgpu_add_seq_cst(&recording, 1U);
+    if (!vgpu_load_seq_cst(&joining) && !vgpu_capture_holds(stream, per_thread)) return true;
+    vgpu_capture_record_end();
+    return false;
+}
+
+void vgpu_capture_record_end(void) { vgpu_sub_seq_cst(&recording, 1U); }
+
+static void forget_in_child(void) {
+    vgpu_store_relaxed(&recording, 0U);
+    vgpu_store_relaxed(&joining, 0U);
+}
+
+__attribute__((constructor)) static void register_fork(void) {
+    vgpu_session_on_fork(forget_in_child);
 }
 
 CUstreamCaptureMode vgpu_capture_relax(void) {

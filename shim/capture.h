@@ -22,6 +22,16 @@ static inline bool vgpu_capture_is_open(void) {
 void vgpu_capture_begin(void);
 void vgpu_capture_begun(CUresult result);
 
+/* Around the call by which a stream begins or joins a capture: meanwhile none of our events is
+ * recorded, by whatever thread, for it would become part of the capture. Waits for those under way,
+ * 10 ms at most. */
+void vgpu_capture_join_begin(void);
+void vgpu_capture_join_end(void);
+
+/* Around the recording of an event of ours. False: not now, a stream is joining a capture. */
+bool vgpu_capture_record_begin(CUstream stream, bool per_thread);
+void vgpu_capture_record_end(void);
+
 /* Ends the stream's capture by calling end(stream, graph). */
 CUresult vgpu_capture_end(CUstream stream, CUgraph *graph, bool per_thread,
                           CUresult (*end)(CUstream, CUgraph *));

@@ -58,7 +58,9 @@ void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
     if (REAL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS || !is_inside(context)) return;
     CUevent event = find(context, stream);
     if (!event) event = enter(context, stream);
-    if (event) CALL(cuEventRecord)(event, stream);
+    if (!event || !vgpu_capture_record_begin(stream, per_thread)) return;
+    CALL(cuEventRecord)(event, stream);
+    vgpu_capture_record_end();
 }
 
 CUresult vgpu_graph_ends_wait(CUcontext context) {

@@ -5,7 +5,9 @@
 #define BEGUN(call)                                                                                \
     do {                                                                                           \
         vgpu_capture_begin();                                                                      \
+        vgpu_capture_join_begin();                                                                 \
         CUresult result = call;                                                                    \
+        vgpu_capture_join_end();                                                                   \
         vgpu_capture_begun(result);                                                                \
         return result;                                                                             \
     } while (0)
@@ -38,3 +40,15 @@ VGPU_EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph *graph) {
 VGPU_EXPORT CUresult cuStreamEndCapture_ptsz(CUstream stream, CUgraph *graph) {
     return vgpu_capture_end(stream, graph, true, REAL(cuStreamEndCapture_ptsz));
 }
+
+/* A stream joins another's capture by waiting for an event that was recorded there. */
+#define WAIT_EVENT(symbol)                                                                         \
+    VGPU_EXPORT CUresult symbol(CUstream stream, CUevent event, unsigned int flags) {              \
+        if (!vgpu_capture_is_open()) return REAL(symbol)(stream, event, flags);                    \
+        vgpu_capture_join_begin();                                                                 \
+        CUresult result = REAL(symbol)(stream, event, flags);                                      \
+        vgpu_capture_join_end();                                                                   \
+        return result;                                                                             \
+    }
+WAIT_EVENT(cuStreamWaitEvent)
+WAIT_EVENT(cuStreamWaitEvent_ptsz)

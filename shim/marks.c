@@ -79,8 +79,10 @@ static void event_put(struct vgpu_clock *clock, bool timed, CUevent event) {
 }
 
 static bool record(struct vgpu_track *track, CUevent event) {
+    if (!vgpu_capture_record_begin(track->stream, track->per_thread)) return false;
     CUresult result = track->per_thread ? CALL(cuEventRecord_ptsz)(event, track->stream)
                                         : CALL(cuEventRecord)(event, track->stream);
+    vgpu_capture_record_end();
     return result == CUDA_SUCCESS;
 }
 
@@ -203,8 +205,7 @@ void vgpu_track_open_group(struct vgpu_track *track, CUevent start) {
 
 static bool may_record(const struct vgpu_track *track) {
     if (track->gone || !track->clock->context) return false;
-    if (track->per_thread && track->thread != thread_id()) return false;
-    return !vgpu_capture_holds(track->stream, track->per_thread);
+    return !track->per_thread || track->thread == thread_id();
 }
 
 bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entry *trial,
