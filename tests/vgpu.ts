@@ -1,6 +1,6 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 
 /** The checkout that is being tested. */
 export const ROOT = join(import.meta.dir, "..");
@@ -30,4 +30,12 @@ export function folder(files: Record<string, string> = {}): { path: string } & D
     writeFileSync(join(path, name), text);
   }
   return { path, [Symbol.dispose]: () => rmSync(path, { recursive: true, force: true }) };
+}
+
+/** Compiles tests/fixtures/NAME.c to this path, which ends in NAME. Throws with the compiler's words. */
+export function compileFixture(path: string): void {
+  const source = join(ROOT, `tests/fixtures/${basename(path)}.c`);
+  const words = ["cc", "-std=gnu11", "-O2", "-pthread", source, "-o", path, "-ldl"];
+  const { exitCode, stderr } = Bun.spawnSync(words);
+  if (exitCode !== 0) throw new Error(stderr.toString());
 }

@@ -1,7 +1,7 @@
 import { afterAll, expect, test } from "bun:test";
 import { mkdirSync, unlinkSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const work = folder();
@@ -10,7 +10,7 @@ afterAll(() => work[Symbol.dispose]());
 /** A session that holds its limit, with a process that has met its card, until the end of the block. */
 async function holder(env: Record<string, string>, mem: string) {
   const program = join(work.path, "devices");
-  Bun.spawnSync(["cc", "-O2", join(ROOT, "tests/fixtures/devices.c"), "-o", program]);
+  compileFixture(program);
   const words = [BIN, "run", "--sim", "-q", "--mem", mem, "--", "sh", "-c"];
   const script = `echo $VGPU_REGION; exec ${program} 1024 60`;
   const child = Bun.spawn([...words, script], { env, stdout: "pipe", stderr: "inherit" });

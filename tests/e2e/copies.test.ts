@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { folder, PLAIN, ROOT } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const MIB = 1024 ** 2;
@@ -9,9 +9,7 @@ const work = folder();
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  const source = join(ROOT, "tests/fixtures/copy.c");
-  const { stderr } = Bun.spawnSync(["cc", "-O2", source, "-o", join(work.path, "copy"), "-ldl"]);
-  expect(stderr.toString()).toBe("");
+  compileFixture(join(work.path, "copy"));
   run([], "true"); // builds what is not built yet
 }, 60_000);
 

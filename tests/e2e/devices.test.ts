@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, vgpu } from "../vgpu.ts";
 
 const work = folder();
 const devices = join(work.path, "devices");
@@ -11,9 +11,7 @@ afterAll(() => work[Symbol.dispose]());
 let cards: string[] = [];
 
 beforeAll(() => {
-  const source = join(ROOT, "tests/fixtures/devices.c");
-  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", devices]);
-  expect(stderr.toString()).toBe("");
+  compileFixture(devices);
   cards = run([], 3).map(([uuid]) => uuid);
 }, 60_000);
 

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
 // The kinds of events that no other test here raises, each by what causes it.
 
@@ -10,11 +10,7 @@ const work = folder();
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  for (const name of ["hold", "behind"]) {
-    const source = join(ROOT, `tests/fixtures/${name}.c`);
-    const words = ["cc", "-std=gnu11", "-O2", source, "-o", join(work.path, name)];
-    expect(Bun.spawnSync(words).stderr.toString()).toBe("");
-  }
+  for (const name of ["hold", "behind"]) compileFixture(join(work.path, name));
   run("built", [], "true"); // once: takes seconds
 }, 60_000);
 

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { device, header } from "../../src/layout.gen.ts";
 import { deviceOffset, Region } from "../../src/region.ts";
 import { findFaults } from "../fixtures/event-schema.ts";
-import { folder, PLAIN, ROOT } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT } from "../vgpu.ts";
 
 const MIB = 1024 ** 2;
 const work = folder();
@@ -12,9 +12,7 @@ const hold = join(work.path, "hold");
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  const source = join(ROOT, "tests/fixtures/hold.c");
-  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", hold, "-ldl"]);
-  expect(stderr.toString()).toBe("");
+  compileFixture(hold);
   const env = { ...PLAIN, VGPU_SIM_DIR: work.path };
   Bun.spawnSync([join(ROOT, "bin/vgpu"), "run", "--sim", "-q", "true"], { env }); // builds the simulated GPU: takes seconds, once
 }, 60_000);

@@ -1,16 +1,14 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, vgpu } from "../vgpu.ts";
 
 const work = folder();
 const program = join(work.path, "pressure");
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  const source = join(ROOT, "tests/fixtures/pressure.c");
-  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", program]);
-  expect(stderr.toString()).toBe("");
+  compileFixture(program);
   vgpu(["run", "--sim", "-q", "true"], { env: machine("built") }); // once: takes seconds
 }, 60_000);
 

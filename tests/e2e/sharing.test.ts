@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { findFaults } from "../fixtures/event-schema.ts";
-import { folder, PLAIN, ROOT } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const UUID = /GPU-[0-9a-f-]{36}/;
@@ -11,9 +11,7 @@ const hold = join(work.path, "hold");
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  const source = join(ROOT, "tests/fixtures/hold.c");
-  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", hold, "-ldl"]);
-  expect(stderr.toString()).toBe("");
+  compileFixture(hold);
   Bun.spawnSync([BIN, "run", "--sim", "-q", "true"], { env: machine("built") });
 }, 60_000);
 

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { folder, PLAIN, ROOT } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const work = folder();
@@ -9,9 +9,7 @@ const hold = join(work.path, "hold");
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  const source = join(ROOT, "tests/fixtures/hold.c");
-  const { stderr } = Bun.spawnSync(["cc", "-std=gnu11", "-O2", source, "-o", hold]);
-  expect(stderr.toString()).toBe("");
+  compileFixture(hold);
   Bun.spawnSync([BIN, "run", "--sim", "-q", "true"], { env: machine("built") }); // once: takes seconds
 }, 60_000);
 

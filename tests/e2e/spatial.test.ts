@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
-import { basename, join } from "node:path";
+import { join } from "node:path";
 import { device, header } from "../../src/layout.gen.ts";
 import { provideMps } from "../../src/mps.ts";
 import { readProcess } from "../../src/process.ts";
 import { deviceOffset, Region } from "../../src/region.ts";
-import { folder, PLAIN, ROOT } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const ROUNDS = Number(process.env["VGPU_TEST_ROUNDS"] ?? 20);
@@ -17,11 +17,7 @@ const load = join(work.path, "load");
 afterAll(() => work[Symbol.dispose]());
 
 beforeAll(() => {
-  for (const program of [smids, load]) {
-    const source = join(ROOT, `tests/fixtures/${basename(program)}.c`);
-    const words = ["cc", "-std=gnu11", "-O2", "-pthread", source, "-o", program, "-ldl"];
-    expect(Bun.spawnSync(words).stderr.toString()).toBe("");
-  }
+  for (const program of [smids, load]) compileFixture(program);
   Bun.spawnSync([BIN, "run", "--sim", "-q", "true"], { env: machine("built") }); // once: takes seconds
 }, 120_000);
 
