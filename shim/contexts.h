@@ -34,7 +34,7 @@ bool vgpu_contexts_grow(const void *handle, int64_t bytes);
 struct vgpu_tally {
     uint64_t local;   /* local memory, bytes a thread: by limit << 32 | by kernels */
     uint64_t streams; /* paid for << 32 | alive */
-    uint64_t graphs;  /* bytes of instantiated graphs' nodes */
+    uint64_t graphs;  /* nodes of executable graphs: paid for << 32 | alive */
     /* Calls that set the stack limit, now and ever: under the lock of local.c. */
     uint64_t setting, settings;
 };

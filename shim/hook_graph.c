@@ -2,9 +2,9 @@
  * overhead.c; the launch itself is in hook_launch.c. */
 #include "graph_copies.h"
 #include "graph_memory.h"
+#include "graph_nodes.h"
 #include "interpose.h"
 #include "local.h"
-#include "overhead.h"
 #include "partition.h"
 
 /* --- allocation nodes --- */
@@ -63,7 +63,9 @@ VGPU_EXPORT CUresult cuGraphAddKernelNode_v2(CUgraphNode *out, CUgraph graph,
 
 /* --- instantiation --- */
 
-static void entered(CUgraphExec exec, CUgraph graph) {
+static void entered(CUgraphExec exec, CUgraph graph, const struct vgpu_graph_nodes *nodes) {
+    vgpu_graph_nodes_end(nodes, exec);
+    if (!exec) return;
     vgpu_graph_memory_enter(exec, graph);
     vgpu_graph_copies_enter(exec, graph);
 }
@@ -71,9 +73,11 @@ static void entered(CUgraphExec exec, CUgraph graph) {
 /* INSTANTIATED(call): the driver's answer to `call`, which fills *exec from graph. */
 #define INSTANTIATED(symbol, call)                                                                 \
     do {                                                                                           \
-        CUresult rc = vgpu_overhead_graph(graph, #symbol);                                         \
-        if (rc == CUDA_SUCCESS) rc = call;                                                         \
-        if (rc == CUDA_SUCCESS && exec) entered(*exec, graph);                                     \
+        struct vgpu_graph_nodes nodes;                                                             \
+        CUresult rc = vgpu_graph_nodes_begin(&nodes, graph, #symbol);                              \
+        if (rc != CUDA_SUCCESS) return rc;                                                         \
+        rc = call;                                                                                 \
+        entered(rc == CUDA_SUCCESS && exec ? *exec : NULL, graph, &nodes);                         \
         return rc;                                                                                 \
     } while (0)
 
@@ -106,9 +110,11 @@ static void uploaded(CUgraph graph, const CUDA_GRAPH_INSTANTIATE_PARAMS *params)
 #define INSTANTIATE_WITH_PARAMS(symbol)                                                            \
     VGPU_EXPORT CUresult symbol(CUgraphExec *exec, CUgraph graph,                                  \
                                 CUDA_GRAPH_INSTANTIATE_PARAMS *params) {                           \
-        CUresult rc = vgpu_overhead_graph(graph, #symbol);                                         \
-        if (rc == CUDA_SUCCESS) rc = REAL(symbol)(exec, graph, params);                            \
-        if (rc == CUDA_SUCCESS && exec) entered(*exec, graph);                                     \
+        struct vgpu_graph_nodes nodes;                                                             \
+        CUresult rc = vgpu_graph_nodes_begin(&nodes, graph, #symbol);                              \
+        if (rc != CUDA_SUCCESS) return rc;                                                         \
+        rc = REAL(symbol)(exec, graph, params);                                                    \
+        entered(rc == CUDA_SUCCESS && exec ? *exec : NULL, graph, &nodes);                         \
         if (rc == CUDA_SUCCESS) uploaded(graph, params);                                           \
         return rc;                                                                                 \
     }
@@ -118,7 +124,7 @@ INSTANTIATE_WITH_PARAMS(cuGraphInstantiateWithParams_ptsz)
 VGPU_EXPORT CUresult cuGraphExecDestroy(CUgraphExec exec) {
     vgpu_graph_memory_leave(exec);
     vgpu_graph_copies_leave(exec);
-    return REAL(cuGraphExecDestroy)(exec);
+    return vgpu_graph_nodes_leave(exec, REAL(cuGraphExecDestroy));
 }
 
 /* --- memory --- */

@@ -73,24 +73,6 @@ CUresult vgpu_overhead_stream_end(CUstream stream, CUresult (*end)(CUstream)) {
     return rc;
 }
 
-/* --- graphs --- */
-
-CUresult vgpu_overhead_graph(CUgraph graph, const char *api) {
-    struct vgpu_place place;
-    size_t nodes = 0;
-    CUresult rc = vgpu_context_here(&place, api);
-    struct vgpu_tally *tally = rc || !place.session ? NULL : vgpu_contexts_tally(place.context);
-    if (!tally || CALL(cuGraphGetNodes)(graph, NULL, &nodes) != CUDA_SUCCESS || !nodes) return rc;
-    uint64_t before = vgpu_load_relaxed(&tally->graphs), after, bytes;
-    for (;;) {
-        after = before + nodes * VGPU_NODE_BYTES;
-        bytes = vgpu_overhead_blocks(after) - vgpu_overhead_blocks(before);
-        if (bytes && (rc = vgpu_overhead_grow(&place, bytes, api))) return rc;
-        if (vgpu_cas_acq_rel(&tally->graphs, &before, after)) return rc;
-        if (bytes) vgpu_overhead_shrink(&place, bytes);
-    }
-}
-
 /* --- what nothing names --- */
 
 bool vgpu_overhead_fits(const struct vgpu_place *place) {

@@ -1,6 +1,6 @@
-/* What a context takes although no call names bytes: streams, the nodes of instantiated graphs, and
- * (local.h) local memory. It belongs to the context and goes with it. Sizes: measured on an H200;
- * what they miss is NVML's difference, which the supervisor adds. */
+/* What a context takes although no call names bytes: streams, and (graph_nodes.h, local.h) the
+ * nodes of executable graphs and local memory. It belongs to the context and goes with it. Sizes:
+ * measured on an H200; what they miss is NVML's difference, which the supervisor adds. */
 #ifndef VGPU_OVERHEAD_H
 #define VGPU_OVERHEAD_H
 
@@ -10,7 +10,6 @@
 #define VGPU_STREAM_BYTES (UINT64_C(560) << 10) /* 256 streams took 140 MiB */
 /* Charged beyond the whole blocks of a context's streams: keeps the last block of a limit free. */
 #define VGPU_STREAM_SPARE (UINT64_C(64) << 10)
-#define VGPU_NODE_BYTES UINT64_C(2307) /* 20,000 kernel nodes took 44 MiB */
 
 /* Charges bytes to the place's context; CUDA_ERROR_OUT_OF_MEMORY if they do not fit. */
 CUresult vgpu_overhead_grow(const struct vgpu_place *place, uint64_t bytes, const char *api);
@@ -25,10 +24,6 @@ CUresult vgpu_overhead_stream_end(CUstream stream, CUresult (*end)(CUstream));
 
 /* The whole blocks in so many bytes: what a context's own memory takes of the device (measured). */
 uint64_t vgpu_overhead_blocks(uint64_t bytes);
-
-/* Charges the nodes of a graph that is about to be instantiated. Never given back before the
- * context ends, as measured. */
-CUresult vgpu_overhead_graph(CUgraph graph, const char *api);
 
 /* After a call that may have taken memory which nothing names (code, a device heap): near the limit
  * the supervisor looks before we go on. False if the session is past its limit then. */

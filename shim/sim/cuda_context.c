@@ -52,7 +52,8 @@ static CUresult context_start(struct context *context, int device, unsigned int 
     context->primary = primary;
     context->alive = true;
     context->id = ++sim_process.next_id;
-    context->charged = context->stack_charged = context->graph_code = 0;
+    context->charged = context->stack_charged = 0;
+    context->graph_nodes = context->graph_nodes_paid = 0;
     context->local_by_kernels = 0;
     context->blocking_tail = 0;
     context->limit[CU_LIMIT_STACK_SIZE] = 1024;

@@ -11,7 +11,9 @@ struct exec {
     struct object object;
     struct graph *graph;
     struct node **order;
-    uint64_t flags, memory; /* memory: what its allocation nodes need */
+    uint64_t flags, memory;     /* memory: what its allocation nodes need */
+    struct context *context;    /* whose memory its nodes take, … */
+    uint64_t context_id, nodes; /* … while it is that one; how many; 0: none yet */
 };
 
 /* Kahn's algorithm, first come first served. False if there is a cycle. */
@@ -42,23 +44,31 @@ static uint64_t memory_of(const struct graph *graph) {
     return sum;
 }
 
-/* Measured: 20,000 kernel nodes take 44 MiB that only the context's end gives back. */
-static CUresult charge_code(size_t nodes) {
+/* Measured: 20,000 kernel nodes take 44 MiB that stay with the context when the instance is
+ * destroyed, and serve the next one. */
+#define CODE_STEPS(nodes) ((nodes)*2307 / (2 * SIM_MIB))
+
+static CUresult charge_code(struct exec *exec, size_t nodes) {
     struct context *context;
     if (context_current(&context)) return CUDA_SUCCESS;
-    uint64_t before = context->graph_code / (2 * SIM_MIB),
-             after = (context->graph_code + nodes * 2307) / (2 * SIM_MIB);
-    if (after > before) {
-        uint64_t bytes = (after - before) * 2 * SIM_MIB;
-        if (!sim_take(sim_process.slot, context_device(context)->card, bytes, 0))
+    uint64_t alive = context->graph_nodes + nodes;
+    if (alive > context->graph_nodes_paid) {
+        uint64_t bytes = (CODE_STEPS(alive) - CODE_STEPS(context->graph_nodes_paid)) * 2 * SIM_MIB;
+        if (bytes && !sim_take(sim_process.slot, context_device(context)->card, bytes, 0))
             return CUDA_ERROR_OUT_OF_MEMORY;
         context->charged += bytes;
+        context->graph_nodes_paid = alive;
     }
-    context->graph_code += nodes * 2307;
+    context->graph_nodes = alive;
+    exec->context = context;
+    exec->context_id = context->id;
+    exec->nodes = nodes;
     return CUDA_SUCCESS;
 }
 
 static void exec_drop(struct exec *exec) {
+    if (exec->nodes && exec->context->id == exec->context_id)
+        exec->context->graph_nodes -= exec->nodes;
     graph_drop(exec->graph);
     free(exec->order);
     exec->order = NULL;
@@ -68,10 +78,11 @@ static void exec_drop(struct exec *exec) {
 static CUresult instantiate(CUgraphExec *out, CUgraph handle, uint64_t flags) {
     SIM_ENTER();
     if (!out || !object_is(handle, SIM_GRAPH) || flags > 15) return CUDA_ERROR_INVALID_VALUE;
-    CHECK(charge_code(((struct graph *)handle)->count));
     struct exec *exec = object_new(SIM_EXEC, sizeof *exec);
     if (!exec || !(exec->graph = graph_copy((struct graph *)handle)))
         return CUDA_ERROR_OUT_OF_MEMORY;
+    CUresult rc = charge_code(exec, exec->graph->count);
+    if (rc) return exec_drop(exec), rc;
     exec->order = calloc(exec->graph->count + 1, sizeof(struct node *));
     exec->flags = flags;
     exec->memory = (memory_of(exec->graph) + GRAPH_STEP - 1) & ~(GRAPH_STEP - 1);

@@ -209,7 +209,8 @@ struct context {
     unsigned int flags;
     bool alive, primary;
     uint64_t id, charged;
-    uint64_t stack_charged, local_by_kernels, graph_code;
+    uint64_t stack_charged, local_by_kernels;
+    uint64_t graph_nodes, graph_nodes_paid; /* of executable graphs: alive, and the most ever */
     size_t limit[8];
     struct stream *legacy, *streams; /* all, legacy and per-thread ones too */
     unsigned int live_streams, paid_streams, blocking_captures, captures;

@@ -216,6 +216,19 @@ static void large_graph(void) {
     wide();
     works(cuGraphInstantiateWithFlags(&exec, graph, 0), "instantiate");
     holds(44 * MiB, "20,000 nodes: 44 MiB, in whole steps");
+    for (int i = 0; i < 3; i++) {
+        cuGraphExecDestroy(exec);
+        works(cuGraphInstantiateWithFlags(&exec, graph, 0), "instantiate again");
+    }
+    holds(44 * MiB, "a destroyed graph's memory serves the next one");
+    CUgraphExec second;
+    works(cuGraphInstantiateWithFlags(&second, graph, 0), "a second one beside it");
+    holds(88 * MiB, "two alive at once take twice as much");
+    cuGraphExecDestroy(second);
+    room(8 * MiB);
+    works(cuGraphInstantiateWithFlags(&second, graph, 0), "no room, and none is needed");
+    wide();
+    cuGraphExecDestroy(second);
     cuGraphExecDestroy(exec);
     cuGraphDestroy(graph);
     base = charged(region); /* stays until the context ends */
