@@ -348,7 +348,7 @@ static struct path paths[] = {
     {"module", 2 * MiB, 0, take_module, give_module, true, 1, 1, 64, 32 * MiB, SIZED},
     {"library", 2 * MiB, 0, take_library, give_library, true, 1, 1, 64, 32 * MiB, SIZED},
     {"context", 518 * MiB, 0, take_context, give_context, false, 16, 1, 1, 0, SIZED},
-    {"stream", 2 * MiB, 0, take_stream, give_stream, true, 1, 1, 1, 0, SIZED},
+    {"stream", 2 * MiB, 0, take_stream, give_stream, true, 1, 1, 1, 0, UNSIZED},
     {"stack", 0, 0, take_stack, give_stack, false, 4, 16, 1024, 32 * MiB, SIZED},
     {"local", 0, 0, take_local, give_local, true, 16, 16, 1024, 32 * MiB, UNSIZED},
 };
