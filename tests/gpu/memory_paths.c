@@ -439,10 +439,12 @@ static uint64_t take_all(const struct path *path, CUresult *rc, uint64_t *most, 
 static CUdeviceptr ballast[1024];
 
 /* Paths that are slow, or whose pieces are never large, fill only the last bytes, of which plain
- * blocks leave so many; 0: all. */
+ * blocks leave so many; 0: all. While the driver moves a stack pool of 20 GiB it answers no NVML
+ * call for 0.1 s. */
 static uint64_t own_bytes(const struct path *path) {
     if (path->take == take_context) return 2560 * MiB;
     if (path->take == take_small || path->take == take_array_small) return 1024 * MiB;
+    if (path->take == take_stack || path->take == take_local) return 4096 * MiB;
     return path->take == take_stream ? 512 * MiB : 0;
 }
 
