@@ -189,7 +189,8 @@ static uint32_t give_one(uint64_t k) {
     return (uint32_t)(all > inner_ns ? all - inner_ns : 0);
 }
 
-static void measure(int process, int pairs, int live) {
+/* Frees and allocates again one of the first `moving` of the live blocks. */
+static void measure(int process, int pairs, int live, int moving) {
     uint32_t *takes = shared->ns + (size_t)process * 3 * (size_t)pairs;
     uint32_t *gives = takes + pairs, *natives = gives + pairs;
     uint64_t random = UINT64_C(0x9e3779b97f4a7c15) + (uint64_t)process;
@@ -212,7 +213,7 @@ static void measure(int process, int pairs, int live) {
     meet();
     for (int i = -pairs / 10; i < pairs; i++) { /* the first tenth is for the caches */
         random ^= random << 13, random ^= random >> 7, random ^= random << 17;
-        uint64_t k = random % (uint64_t)live;
+        uint64_t k = random % (uint64_t)moving;
         uint32_t gave = give_one(k), native = (uint32_t)inner_ns, took = take_one(k);
         if (i >= 0) gives[i] = gave, natives[i] = native, takes[i] = took;
     }
@@ -272,10 +273,11 @@ int main(int argc, char **argv) {
     what = argc > 1 ? argv[1] : "";
     if (strcmp(what, "calls") == 0) return calls();
     int processes = argc > 2 ? atoi(argv[2]) : 0, pairs = argc > 3 ? atoi(argv[3]) : 0;
-    int live = argc > 4 ? atoi(argv[4]) : 0;
+    int live = argc > 4 ? atoi(argv[4]) : 0, moving = argc > 5 ? atoi(argv[5]) : live;
     if ((strcmp(what, "alloc") && strcmp(what, "async") && strcmp(what, "create")) ||
-        processes < 1 || processes > MOST_PROCESSES || pairs < 100 || live < 1 || live > MOST_LIVE)
-        return fprintf(stderr, "cost_inside alloc|async|create PROCESSES PAIRS LIVE\n"), 2;
+        processes < 1 || processes > MOST_PROCESSES || pairs < 100 || live < 1 ||
+        live > MOST_LIVE || moving < 1 || moving > live)
+        return fprintf(stderr, "cost_inside alloc|async|create PROCESSES PAIRS LIVE [MOVING]\n"), 2;
     size_t count = (size_t)processes * (size_t)pairs;
     shared = mmap(NULL, sizeof *shared + 3 * count * sizeof(uint32_t), PROT_READ | PROT_WRITE,
                   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -283,7 +285,7 @@ int main(int argc, char **argv) {
     shared->processes = processes;
     for (int i = 0; i < processes; i++)
         if (fork() == 0) {
-            measure(i, pairs, live);
+            measure(i, pairs, live, moving);
             _exit(0);
         }
     int status, worst = 0;

@@ -76,27 +76,49 @@ async function inside(): Promise<void> {
       );
     }
   }
-  const few = await measureInside("alloc", 1, 10);
-  const many = await measureInside("alloc", 1, 100_000);
+  // In turn, so that a busy moment meets both.
+  const few: Inside[] = [];
+  const beside: Inside[] = [];
+  for (let round = 0; round < 3; round++) {
+    few.push(await measureInside("alloc", 1, 10));
+    beside.push(await measureInside("alloc", 1, 100_000, 10));
+  }
+  const among = await measureInside("alloc", 1, 100_000);
   const say = (got: Inside) =>
     `+${got.give_p50} ns on the driver's ${got.native_give_p50} ns (p99 +${got.give_p99} ns)`;
+  const best = (all: Inside[]) =>
+    all.reduce((least, one) => (one.give_p50 < least.give_p50 ? one : least));
   row(
     "cost",
-    "a free among 100,000 live blocks, in the shim itself, median",
-    `among 10: ${say(few)}`,
-    say(many),
+    "a free of one of ten blocks that come and go beside 100,000 live ones, in the shim itself, median, best of 3",
+    `beside none: ${say(best(few))}`,
+    say(best(beside)),
+    "no dearer (10 % for the clock's steps)",
+    [...few, ...beside].every(({ hooked }) => hooked) &&
+      best(beside).give_p50 <= 1.1 * best(few).give_p50,
+  );
+  row(
+    "cost",
+    "a free of any of 100,000 live blocks: their caches' misses too",
+    `of ten: ${say(best(few))}`,
+    say(among),
     `≤ ${FREE_NS} ns added, p99 ≤ 5,000 ns`,
-    few.hooked && many.hooked && many.give_p50 <= FREE_NS && many.give_p99 <= 5000,
+    among.hooked && among.give_p50 <= FREE_NS && among.give_p99 <= 5000,
   );
 }
 
 /** What a pair of allocation and free may cost: the same for a free whose neighbours push it out of the caches. */
 const FREE_NS = 300;
 
-async function measureInside(what: string, processes: number, live: number): Promise<Inside> {
+async function measureInside(
+  what: string,
+  processes: number,
+  live: number,
+  moving = live,
+): Promise<Inside> {
   const { code, stdout, stderr } = await limited(
     ["--mem", "20g", "-q"],
-    [join(out, "cost_inside"), what, `${processes}`, "20000", `${live}`],
+    [join(out, "cost_inside"), what, `${processes}`, "20000", `${live}`, `${moving}`],
   );
   if (code !== 0) throw new Error(`cost_inside ${what}: exit ${code}: ${stderr}`);
   return last<Inside>(stdout);
