@@ -40,6 +40,8 @@ export class Audit {
   readonly #suspects = new Set<number>();
   /** Processes that NVML listed at the last look. */
   #listed = new Set<number>();
+  /** The most that NVML listed for a process on a device, and for all of them together. */
+  readonly #most = new Map<string, number>();
   /** Since when NVML has been silent about a process that holds memory. */
   readonly #unseen = new Map<string, bigint>();
   #hasSeen = false;
@@ -62,6 +64,26 @@ export class Audit {
   /** The driver still holds memory of this process. */
   holdsMemory = (pid: number): boolean => this.#listed.has(pid);
 
+  /** What the ledger's own peak misses: growth that no call named, and contexts where no memory limit is set. Bytes. */
+  mostSeen(device: number, member?: Member): number {
+    return this.#most.get(peakKey(device, member)) ?? 0;
+  }
+
+  #notePeaks(members: Member[], { index }: DeviceState, uses: CardUse[]): void {
+    let all = 0;
+    for (const member of members) {
+      const own = uses.filter(({ pid }) => pid === member.pid);
+      const bytes = own.reduce((sum, use) => sum + use.bytes, 0);
+      all += bytes;
+      this.#raise(peakKey(index, member), bytes);
+    }
+    this.#raise(peakKey(index), all);
+  }
+
+  #raise(key: string, bytes: number): void {
+    this.#most.set(key, Math.max(bytes, this.#most.get(key) ?? 0));
+  }
+
   /** Compares what stood in the region before NVML was asked with its answer and with the region now. */
   compare(census: Census, { members, devices }: Question, answer: Answer): void {
     const listed = new Set<number>();
@@ -71,6 +93,7 @@ export class Audit {
       const uses = answer[index] ?? null;
       if (uses === null) return;
       for (const { pid } of uses) listed.add(pid);
+      this.#notePeaks(members, device, uses);
       for (const member of members) {
         if (!census.isCurrent(member)) continue;
         if (!this.isBlind && isWanted) this.#reconcile(member, device, uses, census);
@@ -184,3 +207,7 @@ const isMember = (pid: number, census: Census): boolean =>
 
 const keyOf = ({ slot, owner }: Member, { index }: DeviceState) =>
   `${slot} ${owner >> 8n} ${index}`;
+
+/** A slot serves one process after another: a member's name is its process. */
+const peakKey = (device: number, member?: Member): string =>
+  member === undefined ? `${device}` : `${device} ${member.pid} ${member.startTime}`;

@@ -115,7 +115,7 @@ export async function supervise({
     return {
       uuid,
       memLimit,
-      peakBytes,
+      peakBytes: Math.max(peakBytes, watch.mostSeen(device.index)),
       denials,
       sharePercent,
       gpuNs,

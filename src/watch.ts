@@ -164,6 +164,11 @@ export class Watch {
   }
 
   /** The fastest growth of a device in bytes/s. */
+  /** The most memory that NVML listed for the session on this device, bytes. */
+  mostSeen(device: number): number {
+    return this.#audit.mostSeen(device);
+  }
+
   peakVelocity(device: number): number {
     return this.#pressure.peakVelocity(device);
   }
@@ -267,7 +272,8 @@ export class Watch {
   #keepRecords(members: Member[]): void {
     for (const member of members) {
       for (const use of member.uses) {
-        const { device, peakBytes, allocations, denials, launches, busyNs, waits } = use;
+        const { device, allocations, denials, launches, busyNs, waits } = use;
+        const peakBytes = Math.max(use.peakBytes, this.#audit.mostSeen(device, member));
         if (peakBytes === 0 && denials === 0 && launches === 0) continue;
         const { throttledNs } = use;
         const velocity = this.#pressure.peakVelocityOf(member, device);

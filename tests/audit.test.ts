@@ -200,3 +200,18 @@ test("switched off, it writes no drift", () => {
   look();
   expect(drift(region)).toBe(0);
 });
+
+test("the most that NVML listed is kept by process and for the card", () => {
+  using work = folder();
+  const { region, uses, census, audit, look } = session(work.path, null);
+  join(region, process.pid, 1 * MIB);
+  uses.push({ pid: process.pid, bytes: 518 * MIB }, { pid: 1, bytes: 900 * MIB });
+  look();
+  const [first] = census.members.values();
+  uses[0] = { pid: process.pid, bytes: 20 * MIB };
+  look();
+  expect(audit.mostSeen(0)).toBe(518 * MIB); // of ours, not the stranger's
+  expect(audit.mostSeen(0, first)).toBe(518 * MIB);
+  expect(audit.mostSeen(0, { ...first!, startTime: 2n })).toBe(0); // another in the same slot
+  expect(audit.mostSeen(1)).toBe(0);
+});
