@@ -89,6 +89,15 @@ const includesSource = (test: string): boolean =>
 const pureTests = (): string[] =>
   list("tests/shim", /\.c$/).filter((test) => sourcesOf(test).length > 0 || includesSource(test));
 
+/** As many at a time as there are cores, for work that needs nothing but a core. */
+async function each<T>(items: T[], body: (item: T) => Promise<void>): Promise<void> {
+  const waiting = [...items];
+  const work = async () => {
+    for (let item = waiting.shift(); item !== undefined; item = waiting.shift()) await body(item);
+  };
+  await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, work));
+}
+
 const steps: Record<string, () => Promise<void>> = {
   async format() {
     note("bun fmt --check", await run([bun, "fmt", "--check"]));
@@ -124,14 +133,14 @@ const steps: Record<string, () => Promise<void>> = {
       );
   },
   async shim() {
-    for (const test of pureTests()) await compileAndCount(test, ["-O2"], "");
+    await each(pureTests(), (test) => compileAndCount(test, ["-O2"], ""));
   },
   async sanitized() {
-    for (const test of pureTests()) {
+    await each(pureTests(), async (test) => {
       await compileAndCount(test, ["-O1", "-fsanitize=address,undefined"], " (asan, ubsan)");
       if (readFileSync(join(root, test), "utf8").includes("pthread_create"))
         await compileAndCount(test, ["-O1", "-fsanitize=thread"], " (tsan)");
-    }
+    });
   },
   async simulator() {
     count("tests/shim/sim_run.sh", await run(["bash", "tests/shim/sim_run.sh"]));
@@ -184,11 +193,11 @@ const steps: Record<string, () => Promise<void>> = {
       "-o",
       "/dev/null",
     ];
-    for (const file of files) {
+    await each(files, async (file) => {
       const ran = await run(["cc", ...flags, file]);
       if (ran.code !== 0) note(`cc -fanalyzer ${file}`, ran);
       else total.passed++;
-    }
+    });
     console.log(`ok cc -fanalyzer: ${files.length} files looked at`);
   },
 };
@@ -196,8 +205,10 @@ const steps: Record<string, () => Promise<void>> = {
 try {
   for (const [name, step] of Object.entries(steps)) {
     if (only !== undefined && only !== name) continue;
+    const begun = performance.now();
     console.log(`# ${name}`);
     await step();
+    console.log(`# ${name}: ${((performance.now() - begun) / 1000).toFixed(0)} s`);
   }
 } finally {
   rmSync(work, { recursive: true, force: true });
