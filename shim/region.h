@@ -23,7 +23,7 @@
 #include "include/vgpu.h" /* VGPU_CLASS_* */
 
 #define VGPU_MAGIC UINT64_C(0x6e6f697567707631) /* "1vpguion" on disk */
-#define VGPU_LAYOUT_VERSION 4U
+#define VGPU_LAYOUT_VERSION 5U
 #define VGPU_MAX_DEVICES 16
 #define VGPU_MAX_SLOTS 512
 #define VGPU_RING_RECORDS 2048
@@ -143,7 +143,7 @@
     X(u32, kind) /* VGPU_EVENT_* */                                                                \
     X(u32, pid)                                                                                    \
     X(u32, device) /* index into devices, VGPU_NO_DEVICE = none */                                 \
-    X(u32, flags)                                                                                  \
+    X(u32, check)  /* of all the other words: see vgpu_ring_check */                               \
     A(char, api, 40) /* entry point, NUL-terminated */                                             \
     A(u64, value, 5)                                                                               \
     A(char, name, 16) /* process name */

@@ -41,6 +41,8 @@ export interface DeviceState {
   memLimit: number | null;
   /** Bytes; null: no soft limit. */
   softBytes: number | null;
+  /** As it is set. */
+  sharePpm: number;
   /** Percent of the GPU's time that the gate holds the session to; null: it holds nothing back. */
   sharePercent: number | null;
   /** Spatial mode: the partition, and the share as it is set, both in percent of the GPU. */
@@ -181,6 +183,7 @@ export class Census {
         uuid: uuidText(this.#region.slice(at + device.uuid, 16)),
         memLimit: limit === layout.NO_LIMIT ? null : Number(limit),
         softBytes: this.#readSoft(at + device.soft_bytes),
+        sharePpm: share,
         sharePercent: share >= part * layout.WHOLE_GPU ? null : share / (layout.WHOLE_GPU / 100),
         partition:
           sms === 0 ? null : { percent: 100 * part, setPercent: share / (layout.WHOLE_GPU / 100) },

@@ -1,7 +1,7 @@
 // Written by shim/layout.c from shim/region.h and shim/board.h; never edited.
 
 export const MAGIC = 0x6e6f697567707631n;
-export const LAYOUT_VERSION = 4;
+export const LAYOUT_VERSION = 5;
 export const MAX_DEVICES = 16;
 export const MAX_SLOTS = 512;
 export const RING_RECORDS = 2048;
@@ -146,7 +146,7 @@ export const record = {
   kind: 16,
   pid: 20,
   device: 24,
-  flags: 28,
+  check: 28,
   api: 32,
   value: 72,
   name: 112,

@@ -172,6 +172,8 @@ export const useOffset = (slot: number, device: number) =>
 export interface OwnRegion {
   region: Region;
   session: string;
+  /** What it was made with. */
+  content: RegionContent;
   /** Deletes fifo and file; processes that still map it keep their limits but nobody can join any more. */
   remove(): void;
   /** Leaves the file to the processes that still use it. */
@@ -206,7 +208,7 @@ export function createRegion(directory: string, content: RegionContent): OwnRegi
     removeFile(path);
     leave();
   };
-  return { region: named, session, remove, leave };
+  return { region: named, session, content, remove, leave };
 }
 
 /** Six letters and digits: enough to tell a user's sessions apart. */

@@ -20,6 +20,23 @@ export interface Event {
 const STUCK_NS = 100_000_000n;
 const { header, record, region: place } = layout;
 
+/** What a record's `check` is if it is the one that was published with this turn: vgpu_ring_check in shim/ring.c. */
+export function checkRecord(bytes: Uint8Array, turn: bigint): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, record.bytes);
+  let check = Number(BigInt.asUintN(32, turn));
+  for (let at = 8; at < record.bytes; at += 4) {
+    const word = at === record.check ? 0 : view.getUint32(at, true);
+    check = Math.imul(check ^ word, 16777619);
+  }
+  return check >>> 0;
+}
+
+/** False where a writer that had been stopped and lapped has gone on writing into another's record. */
+function isWhole(bytes: Uint8Array, turn: bigint): boolean {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, record.bytes);
+  return view.getUint32(record.check, true) === checkRecord(bytes, turn);
+}
+
 /** The reading end of the region's ring: one reader, which no writer waits for. See shim/ring.c. */
 export class Ring {
   /** Events that were claimed and never came here: lapped, or their writer died writing. */
@@ -50,8 +67,9 @@ export class Ring {
         continue;
       }
       const bytes = this.#region.slice(at, record.bytes);
-      if (this.#region.load64(at + record.turn) !== published) {
-        this.#skipTo(this.#next + 1); // a later lap has overwritten it
+      const isLapped = this.#region.load64(at + record.turn) !== published;
+      if (isLapped || !isWhole(bytes, published)) {
+        this.#skipTo(this.#next + 1);
         continue;
       }
       this.#next++;

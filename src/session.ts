@@ -99,6 +99,7 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const source = isDriven ? (simulation?.nvml ?? REAL_NVML) : null;
   return await supervise({
     region,
+    content: made.own.content,
     session,
     target,
     startNs,

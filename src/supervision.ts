@@ -4,7 +4,7 @@ import type { Ending, Target } from "./launch.ts";
 import { header } from "./layout.gen.ts";
 import { monotonicNs } from "./libc.ts";
 import { Lister, type Source } from "./lister.ts";
-import type { Region } from "./region.ts";
+import type { Region, RegionContent } from "./region.ts";
 import type { Summary } from "./report/summary.ts";
 import type { Event } from "./ring.ts";
 import type { Sink } from "./sink.ts";
@@ -16,6 +16,8 @@ import { Watch } from "./watch.ts";
 /** A started session, as far as watching it goes. */
 export interface Started {
   region: Region;
+  /** What the region was made with. */
+  content: RegionContent;
   session: string;
   target: Target;
   startNs: bigint;
@@ -31,6 +33,7 @@ export interface Started {
 /** Stays with the session until its target has ended: hands on events, frees the slots of the dead, audits. */
 export async function supervise({
   region,
+  content,
   session,
   target,
   startNs,
@@ -42,7 +45,7 @@ export async function supervise({
   const census = new Census(region);
   const feed = new EventFeed(region);
   using lister = new Lister(nvml);
-  const watch = new Watch(region, census, feed, lister, target.pid, note);
+  const watch = new Watch(region, content, census, feed, lister, target.pid, note);
   feed.onBell = () => watch.answerBell();
   const publish = (kind: string, values: Event["values"], pid = target.pid, name = "") =>
     feed.publish({ pid, gpu: null, kind, api: null, name, values });

@@ -9,7 +9,7 @@ import { LimitChanges } from "./limit-changes.ts";
 import type { Listing } from "./lister.ts";
 import { PressureWatch } from "./pressure.ts";
 import { isPresent } from "./process.ts";
-import type { Region } from "./region.ts";
+import type { Region, RegionContent } from "./region.ts";
 import type { Event } from "./ring.ts";
 import { Throttling, type Turns } from "./throttling.ts";
 import { formatBytes } from "./units.ts";
@@ -68,9 +68,10 @@ export class Watch {
   #fingerprint = 0;
   #before = { memory: "", compute: 0 };
 
-  /** `target` is the pid that vgpu started. */
+  /** `start`: what the region was made with; `target`: the pid that vgpu started. */
   constructor(
     region: Region,
+    start: RegionContent,
     census: Census,
     feed: EventFeed,
     lister: Listing,
@@ -84,7 +85,7 @@ export class Watch {
     this.#audit = new Audit(region, feed, target);
     this.#pressure = new PressureWatch(region, feed, () => signalPressure(region));
     this.#throttling = new Throttling(region, census, feed, note);
-    this.#limitChanges = new LimitChanges(feed, note);
+    this.#limitChanges = new LimitChanges(start, feed, note);
     this.#note = note;
   }
 
@@ -163,12 +164,12 @@ export class Watch {
     return this.#throttling.turnsOf(device);
   }
 
-  /** The fastest growth of a device in bytes/s. */
   /** The most memory that NVML listed for the session on this device, bytes. */
   mostSeen(device: number): number {
     return this.#audit.mostSeen(device);
   }
 
+  /** The fastest growth of a device in bytes/s. */
   peakVelocity(device: number): number {
     return this.#pressure.peakVelocity(device);
   }

@@ -3,7 +3,7 @@ import { writeSync, openSync, constants } from "node:fs";
 import { EventFeed } from "../src/events.ts";
 import * as layout from "../src/layout.gen.ts";
 import { createRegion, type Region } from "../src/region.ts";
-import { type Event, Ring } from "../src/ring.ts";
+import { checkRecord, type Event, Ring } from "../src/ring.ts";
 import { CONTENT } from "./fixtures/content.ts";
 import { folder } from "./vgpu.ts";
 
@@ -32,6 +32,8 @@ function publish(
   [mark, 2, 0xffff_ffff_ffff_ffffn, 0].forEach((value, i) =>
     region.store64(at + record.value + 8 * i, BigInt(value)),
   );
+  const check = checkRecord(region.slice(at, record.bytes), 2n * lap + 2n);
+  region.store32(at + record.check, check);
   region.store64(at + record.turn, 2n * lap + 2n);
 }
 
@@ -84,6 +86,19 @@ test.each(["writing", "claimed"] as const)(
       expect(marks(ring.read(1_100_000_000n))).toEqual([3]);
       expect(ring.lost).toBe(1);
       expect(ring.isEmpty).toBe(true);
+    });
+  },
+);
+
+test.each([record.mono_ns, record.pid, record.value + 24, record.name + 8])(
+  "a record into which a writer of an earlier lap has written at %d is not told, and counted",
+  (at) => {
+    withRegion((region) => {
+      const ring = new Ring(region);
+      [1, 2, 3].forEach((mark) => publish(region, mark));
+      region.store32(layout.region.ring + record.bytes + at, 99);
+      expect(marks(ring.read(0n))).toEqual([1, 3]);
+      expect(ring.lost).toBe(1);
     });
   },
 );

@@ -109,7 +109,7 @@ static void *tells(void *argument) {
     return NULL;
 }
 
-/* Copies the record of this index if it is published: 1; 0 not yet, -1 never. */
+/* Copies the record of this index if it is published and whole: 1; 0 not yet, -1 never. */
 static int copy_record(const struct vgpu_region *region, uint64_t index, struct vgpu_record *out) {
     const uint64_t *words = (const uint64_t *)&region->ring[index % VGPU_RING_RECORDS];
     uint64_t published = 2 * (index / VGPU_RING_RECORDS) + 2, copy[sizeof *out / 8];
@@ -117,7 +117,8 @@ static int copy_record(const struct vgpu_region *region, uint64_t index, struct 
     if (turn != published) return turn < published ? 0 : -1;
     for (size_t i = 1; i < sizeof *out / 8; i++) copy[i] = vgpu_load_acquire(&words[i]);
     memcpy(out, copy, sizeof *out);
-    return vgpu_load_seq_cst(&words[0]) == published ? 1 : -1;
+    bool is_same = vgpu_load_seq_cst(&words[0]) == published;
+    return is_same && out->check == vgpu_ring_check(out, published) ? 1 : -1;
 }
 
 /* The supervisor's side (src/ring.ts): once the writers have ended, what is unfinished stays so. */
