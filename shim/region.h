@@ -142,8 +142,8 @@
     X(u64, mono_ns)                                                                                \
     X(u32, kind) /* VGPU_EVENT_* */                                                                \
     X(u32, pid)                                                                                    \
-    X(u32, device) /* index into devices, VGPU_NO_DEVICE = none */                                 \
-    X(u32, check)  /* of all the other words: see vgpu_ring_check */                               \
+    X(u32, device)   /* index into devices, VGPU_NO_DEVICE = none */                               \
+    X(u32, check)    /* of all the other words: see vgpu_ring_check */                             \
     A(char, api, 40) /* entry point, NUL-terminated */                                             \
     A(u64, value, 5)                                                                               \
     A(char, name, 16) /* process name */

@@ -9,23 +9,19 @@ cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
 trap 'kill -9 $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
 cc=${CC:-cc}
-sources=$(ls shim/*.c | grep -vE '/(layout|exec|probe|demo)\.c$')
-sh shim/sim/build.sh "$out/sim" &&
-    $cc -std=gnu11 -g -O2 -fPIC -shared -fvisibility=hidden -pthread -Wl,--version-script=shim/exports.map \
-        $sources "shim/trampoline_$(uname -m).S" -o "$out/shim.so" &&
-    $cc -std=gnu11 -g -O1 -fsanitize=thread -fPIC -shared -fvisibility=hidden -pthread \
-        -Wl,--version-script=shim/exports.map $sources "shim/trampoline_$(uname -m).S" -o "$out/shim-tsan.so" &&
+built=${BUILT:-$out}
+{ [ -n "${BUILT:-}" ] || sh tests/shim/build.sh "$out"; } &&
     $cc -std=gnu11 -O2 tests/fixtures/rank.c -o "$out/rank" -ldl &&
     $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
 mkdir -m 700 "$out/state"
-export VGPU_SIM_DIR="$out/state" VGPU_SIM_GPUS=2 LD_LIBRARY_PATH="$out/sim"
+export VGPU_SIM_DIR="$out/state" VGPU_SIM_GPUS=2 LD_LIBRARY_PATH="$built/sim"
 
 session() { "$out/make_region" "$out/$1" none "$2" 543162368 "$out/state"; }
 fresh() { wait; rm -f "$out"/state/board-* "$out"/*.meet; }
 # Each is a process, so that its id is the program's.
 native() { exec "$out/rank" --meet "$out/$1.meet" --us 2000 "${@:2}" >"$out/$1.json$3"; }
 rank() {
-    export VGPU_REGION="$out/$1" LD_PRELOAD="$out/shim.so"
+    export VGPU_REGION="$out/$1" LD_PRELOAD="$built/shim.so"
     native "$@"
 }
 # job NAME [option …]: both ranks, in the background
@@ -89,7 +85,7 @@ wait 2>/dev/null
 fresh
 session a 500000
 rank a --rank 0 --seconds 2 &
-VGPU_REGION="$out/a" LD_PRELOAD="$($cc -print-file-name=libtsan.so) $out/shim-tsan.so" \
+VGPU_REGION="$out/a" LD_PRELOAD="$($cc -print-file-name=libtsan.so) $built/shim-tsan.so" \
     TSAN_OPTIONS="exitcode=66 report_signal_unsafe=0" timeout 60 "$out/rank" --meet "$out/a.meet" --us 2000 --rank 1 \
     >"$out/log" 2>&1
 status=$?

@@ -1,8 +1,7 @@
 #!/bin/sh
-# Builds and runs the tests of the memory side: the pure ones (also under the sanitizers), then those
-# that need a driver, on the simulated GPU in SIM (default: skipped). CC, SHIM_FLAGS as usual.
-#     tests/shim/memory_run.sh [pure|sim|all]      SIM=/path/to/dir/with/libcuda.so.1
-#     KILLS=10000 LIMIT_S=1800 tests/shim/memory_run.sh sim      the long soak
+# The tests of the memory side that need a driver, on the simulated GPU.
+#     tests/shim/memory_run.sh                                  BUILT: see build.sh
+#     KILLS=10000 LIMIT_S=3600 tests/shim/memory_run.sh soak    the long soak alone
 set -eu
 cd "$(dirname "$0")"
 what=${1:-all}
@@ -12,20 +11,9 @@ trap 'rm -rf "$out"' EXIT
 flags="-std=gnu11 -O2 -g -Wall -Wextra -Wconversion -Werror -pthread"
 shim=../../shim
 status=0
-
-# test NAME SOURCES…: built and run plainly and instrumented.
-pure() {
-    name=$1
-    shift
-    for sanitizer in none thread address,undefined; do
-        case $name:$sanitizer in ledger_race:thread) continue ;; esac # needs fork, not threads
-        [ $sanitizer = none ] && instrument= || instrument=-fsanitize=$sanitizer
-        "$cc" $flags $instrument "$name.c" "$@" -o "$out/$name"
-        echo "# $name ($sanitizer)"
-        ASAN_OPTIONS=detect_leaks=0 "$out/$name" >"$out/log" 2>&1 || { cat "$out/log"; status=1; }
-        grep -c '^ok' "$out/log" | sed 's/$/ checks/'
-    done
-}
+built=${BUILT:-$out}
+[ -n "${BUILT:-}" ] || sh build.sh "$out"
+SIM=$built/sim
 
 # on_sim PROGRAM LIMIT: a fresh session and a fresh simulated card.
 on_sim() {
@@ -37,7 +25,7 @@ on_sim() {
     "$out/make_region" "$out/region" "$limit"
     echo "# $name (simulated GPU)"
     VGPU_SIM_DIR="$out/state.$name" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$SIM" \
-        LD_PRELOAD="$out/shim.so" timeout -k 1 "${LIMIT_S:-120}" "$out/$name" "$@" >"$out/log" 2>&1 || { cat "$out/log"; status=1; }
+        LD_PRELOAD="$built/shim.so" timeout -k 1 "${LIMIT_S:-120}" "$out/$name" "$@" >"$out/log" 2>&1 || { cat "$out/log"; status=1; }
     grep -v '^ok' "$out/log" || true
     grep -c '^ok' "$out/log" | sed 's/$/ checks/'
 }
@@ -50,14 +38,14 @@ lists() {
         -Wl,-soname,libnvidia-ml.so.1
     "$cc" $flags memory_lists.c -o "$out/memory_lists" -L"$out/nvml" -l:libnvidia-ml.so.1
     "$out/make_region" "$out/region" 0x100000000
-    VGPU_REGION="$out/region" LD_LIBRARY_PATH="$out/nvml:$SIM" LD_PRELOAD="$out/shim.so" \
+    VGPU_REGION="$out/region" LD_LIBRARY_PATH="$out/nvml:$SIM" LD_PRELOAD="$built/shim.so" \
         timeout -k 1 60 "$out/memory_lists" >"$out/log" 2>&1 || { cat "$out/log"; status=1; }
     grep -c '^ok' "$out/log" | sed 's/$/ checks/'
 }
 
 # The GPU check's program (tests/gpu) on the simulated card: each path alone up to the limit, twice.
 in_session() {
-    VGPU_SIM_DIR="$out/state.$1" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$SIM" LD_PRELOAD="$out/shim.so" \
+    VGPU_SIM_DIR="$out/state.$1" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$SIM" LD_PRELOAD="$built/shim.so" \
         timeout -k 1 120 "$out/gpu_paths" "$2" "$3" ${4:-} ${5:-}
 }
 fills() {
@@ -79,21 +67,8 @@ mixes() {
     echo "4 checks"
 }
 
-if [ "$what" != sim ]; then
-    pure ledger_basic $shim/ledger.c $shim/slot.c
-    pure ledger_race $shim/ledger.c $shim/slot.c
-    pure region_race $shim/ledger.c $shim/slot.c $shim/ring.c $shim/gate.c
-    pure blocks_basic
-    pure memory_handles $shim/handles.c
-    pure memory_devices $shim/device.c $shim/slot.c
-    pure memory_images $shim/images.c
-fi
-if [ "$what" != pure ] && [ -n "${SIM:-}" ]; then
-    sources=$(ls $shim/*.c | grep -vE '/(check|demo|exec|layout|probe)\.c$')
-    "$cc" -std=gnu11 -O2 -fPIC -shared -fvisibility=hidden -Wall -Wextra -Wconversion -Werror \
-        ${SHIM_FLAGS:-} -pthread -Wl,-z,now -Wl,-z,defs -Wl,--version-script=$shim/exports.map \
-        -o "$out/shim.so" $sources $shim/trampoline_"$(uname -m)".S
-    "$cc" $flags make_region.c -o "$out/make_region"
+"$cc" $flags make_region.c -o "$out/make_region"
+if [ "$what" = all ]; then
     "$cc" $flags ../gpu/memory_paths.c -o "$out/gpu_paths" -L"$SIM" -l:libcuda.so.1 -ldl
     on_sim memory_paths 0x100000000
     on_sim memory_closed none
@@ -107,7 +82,7 @@ if [ "$what" != pure ] && [ -n "${SIM:-}" ]; then
     fills 0x40000000
     fills 0x100000000
     mixes 0x100000000
-    on_sim memory_soak 0x100000000 "${KILLS:-200}"
     on_sim memory_cost 0x100000000
 fi
+on_sim memory_soak 0x100000000 "${KILLS:-200}"
 exit $status

@@ -2,34 +2,23 @@
 # The whole shim under the sanitizers on the simulated GPU: built with ASan and UBSan, then with TSan, its
 # runtime preloaded first into the uninstrumented programs of memory_run.sh. Zero reports, from them and from
 # every process they start. One line "ok NAME" or "not ok NAME" a check.
-#     tests/shim/memory_sanitized.sh        SIM=/path/to/dir/with/libcuda.so.1 if it is built already
+#     tests/shim/memory_sanitized.sh        BUILT: see build.sh
 set -eu
 cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 cc=${CC:-cc}
 flags="-std=gnu11 -g -pthread"
-sources=$(ls shim/*.c | grep -vE '/(check|demo|exec|layout|probe)\.c$')
 status=0
-[ -n "${SIM:-}" ] || { SIM="$out/sim" && sh shim/sim/build.sh "$SIM"; }
-
-# instrument SANITIZERS OUTPUT SOURCES…
-instrument() {
-    sanitizers=$1 library=$2
-    shift 2
-    "$cc" $flags -O1 -fno-omit-frame-pointer -fsanitize="$sanitizers" -fPIC -shared -fvisibility=hidden \
-        -Wl,-z,now -o "$library" "$@"
-}
-shim() { instrument "$1" "$2" -Wl,--version-script=shim/exports.map $sources shim/trampoline_"$(uname -m)".S; }
-shim address,undefined "$out/asan.so" &
-shim thread "$out/tsan.so" &
+built=${BUILT:-$out}
+[ -n "${BUILT:-}" ] || sh tests/shim/build.sh "$out"
+SIM=$built/sim
 "$cc" $flags tests/shim/make_region.c -o "$out/make_region"
 on_sim() { "$cc" $flags -O2 "$@" -L"$SIM" -l:libcuda.so.1 -l:libnvidia-ml.so.1 -ldl; }
 for name in paths kinds nvml lives exec closed soak; do
     on_sim tests/shim/memory_$name.c shim/slot.c -o "$out/memory_$name"
 done
 on_sim tests/gpu/memory_paths.c -o "$out/gpu_paths"
-wait
 runtime() { for name; do printf '%s ' "$("$cc" -print-file-name="lib$name.so")"; done; }
 export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
 export TSAN_OPTIONS=report_signal_unsafe=0
@@ -78,7 +67,7 @@ __attribute__((constructor)) static void wrong(void) {
 }
 C
 for one in thread/RACE address,undefined/OVERFLOW address,undefined/OVERRUN; do
-    instrument "${one%/*}" "$out/wrong.so" -D"${one#*/}" "$out/wrong.c"
+    "$cc" $flags -O1 -fsanitize="${one%/*}" -fPIC -shared -D"${one#*/}" "$out/wrong.c" -o "$out/wrong.so"
     if under "${one%/*}" "$out/wrong.so" make_region 0 "$out/other" || ! grep -qE "$reported" "$out/log"; then
         echo "not ok a planted error is reported: ${one#*/}"
         status=1
@@ -88,7 +77,7 @@ for one in thread/RACE address,undefined/OVERFLOW address,undefined/OVERRUN; do
 done
 
 for kind in address,undefined thread; do
-    [ $kind = thread ] && library=$out/tsan.so || library=$out/asan.so
+    [ $kind = thread ] && library=$built/shim-tsan.so || library=$built/shim-asan.so
     for name in paths kinds nvml lives exec; do clean $kind "$library" memory_$name 0x100000000; done
     clean $kind "$library" memory_closed none
     clean $kind "$library" memory_soak 0x100000000 "${KILLS:-30}"

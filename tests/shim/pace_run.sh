@@ -8,23 +8,19 @@ cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
 cc=${CC:-cc}
-flags="-std=gnu11 -g -fPIC -shared -fvisibility=hidden -pthread -Wl,--version-script=shim/exports.map"
-sources=$(ls shim/*.c | grep -vE '/(layout|exec|probe|demo)\.c$')
-trampoline=shim/trampoline_$(uname -m).S
-sh shim/sim/build.sh "$out/sim" &&
-    $cc $flags -O2 $sources "$trampoline" -o "$out/shim.so" &&
-    $cc $flags -O1 -fsanitize=thread $sources "$trampoline" -o "$out/shim-tsan.so" &&
+built=${BUILT:-$out}
+{ [ -n "${BUILT:-}" ] || sh tests/shim/build.sh "$out"; } &&
     $cc -std=gnu11 -O2 tests/fixtures/load.c -o "$out/load" -pthread -ldl &&
     $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
 mkdir -m 700 "$out/state" "$out/native"
-export VGPU_SIM_DIR="$out/state" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$out/sim"
+export VGPU_SIM_DIR="$out/state" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$built/sim"
 
 fresh() { "$out/make_region" "$out/region" none "$1"; }
-load() { LD_PRELOAD="$out/shim.so" timeout 30 "$out/load" "$@"; }
+load() { LD_PRELOAD="$built/shim.so" timeout 30 "$out/load" "$@"; }
 # The native rate of the same moment, on a simulated machine of its own: what else the real machine does
 # meanwhile slows both.
 native() { env -u VGPU_REGION VGPU_SIM_DIR="$out/native" "$out/load" "$@" >"$out/base" & }
-victim() { LD_PRELOAD="$out/shim.so" "$out/load" --us 500 --seconds 30 >/dev/null 2>&1 & victim=$!; }
+victim() { LD_PRELOAD="$built/shim.so" "$out/load" --us 500 --seconds 30 >/dev/null 2>&1 & victim=$!; }
 rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1"; }
 # In percent of the native rate; 0 if one of them came to nothing.
 percent() { awk -v a="$(rate "$1")" -v b="$(rate base)" 'BEGIN { print (b > 0 ? 100 * a / b : 0) }'; }
@@ -112,7 +108,7 @@ for case in "--us 200 --threads 4" "--us 100 --streams 4 --threads 2" "--us 50 -
     fresh 250000
     load --us 300 --seconds 1 >/dev/null &
     # shellcheck disable=SC2086
-    TSAN_OPTIONS="exitcode=66 report_signal_unsafe=0" LD_PRELOAD="$runtime $out/shim-tsan.so" \
+    TSAN_OPTIONS="exitcode=66 report_signal_unsafe=0" LD_PRELOAD="$runtime $built/shim-tsan.so" \
         timeout 60 "$out/load" $case --seconds 1 >"$out/log" 2>&1
     status=$?
     wait

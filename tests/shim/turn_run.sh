@@ -9,22 +9,18 @@ cd "$(dirname "$0")/../.."
 out=$(mktemp -d)
 trap 'kill -9 $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
 cc=${CC:-cc}
-flags="-std=gnu11 -g -fPIC -shared -fvisibility=hidden -pthread -Wl,--version-script=shim/exports.map"
-sources=$(ls shim/*.c | grep -vE '/(layout|exec|probe|demo)\.c$')
-trampoline=shim/trampoline_$(uname -m).S
-sh shim/sim/build.sh "$out/sim" &&
-    $cc $flags -O2 $sources "$trampoline" -o "$out/shim.so" &&
-    $cc $flags -O1 -fsanitize=thread $sources "$trampoline" -o "$out/shim-tsan.so" &&
+built=${BUILT:-$out}
+{ [ -n "${BUILT:-}" ] || sh tests/shim/build.sh "$out"; } &&
     $cc -std=gnu11 -O2 tests/fixtures/load.c -o "$out/load" -pthread -ldl &&
     $cc -std=gnu11 -O2 tests/fixtures/hazard.c -o "$out/hazard" -ldl &&
     $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
 mkdir -m 700 "$out/state"
-export VGPU_SIM_DIR="$out/state" LD_LIBRARY_PATH="$out/sim"
+export VGPU_SIM_DIR="$out/state" LD_LIBRARY_PATH="$built/sim"
 
 # session NAME SHARE_PPM: a region of its own, on the common board
 session() { "$out/make_region" "$out/$1" none "$2" 543162368 "$out/state"; }
 # A stopped program is ended by us, or by the limit: timeout would wait for it.
-load() { local name=$1; shift; VGPU_REGION="$out/$name" LD_PRELOAD="$out/shim.so" exec "$out/load" --us 5000 --batch 20 "$@"; }
+load() { local name=$1; shift; VGPU_REGION="$out/$name" LD_PRELOAD="$built/shim.so" exec "$out/load" --us 5000 --batch 20 "$@"; }
 fresh() { wait; rm -f "$out"/state/board-*; }
 rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1.json"; }
 percent() { awk -v a="$(rate "$1")" -v b="$base" 'BEGIN { print 100 * a / b }'; }
@@ -118,7 +114,7 @@ within "weight 1 for two seconds, then 4" "$(percent a)" 65 6
 for hazard in free unload legacy spin update clone; do
     fresh
     session a 250000; session b 750000
-    VGPU_REGION="$out/a" LD_PRELOAD="$out/shim.so" timeout 30 "$out/hazard" $hazard 3 >"$out/a.json" &
+    VGPU_REGION="$out/a" LD_PRELOAD="$built/shim.so" timeout 30 "$out/hazard" $hazard 3 >"$out/a.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
     within "$hazard at 25 %" "$(percent a)" 25 5
@@ -152,7 +148,7 @@ fresh
 session a 500000; session b 1000000
 load a --seconds 3 >/dev/null &
 TSAN_OPTIONS="exitcode=66 report_signal_unsafe=0" VGPU_REGION="$out/b" \
-    LD_PRELOAD="$runtime $out/shim-tsan.so" timeout 60 "$out/load" --us 300 --threads 3 --streams 2 --seconds 2 >"$out/log" 2>&1
+    LD_PRELOAD="$runtime $built/shim-tsan.so" timeout 60 "$out/load" --us 300 --threads 3 --streams 2 --seconds 2 >"$out/log" 2>&1
 status=$?
 wait
 if [ $status = 0 ] && grep -q rate "$out/log"; then echo "ok no data race in turns"
