@@ -23,15 +23,24 @@ uint64_t vgpu_book_predict(const struct vgpu_book_entry *entry) {
 }
 
 bool vgpu_book_wants_trial(const struct vgpu_book_entry *entry) {
-    return entry->timed < VGPU_BOOK_TRIALS && entry->in_flight == 0;
+    bool due = entry->timed < VGPU_BOOK_TRIALS ||
+               (entry->talks && entry->untimed + 1U >= VGPU_BOOK_TALK_ONE_IN);
+    return due && entry->in_flight == 0;
+}
+
+void vgpu_book_note_launch(struct vgpu_book_entry *entry, bool trial) {
+    if (!entry->timed || trial) entry->in_flight++;
+    if (trial) entry->untimed = 0;
+    else if (entry->untimed < UINT16_MAX) entry->untimed++;
 }
 
 static uint32_t saturate(uint64_t ns) { return ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX; }
 
 void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns) {
-    uint32_t measured = saturate(measured_ns ? measured_ns : 1);
-    if (entry->timed == 0 || measured < entry->estimate_ns) entry->estimate_ns = measured;
-    else entry->estimate_ns += (measured - entry->estimate_ns) / 4;
+    uint32_t measured = saturate(measured_ns ? measured_ns : 1), before = entry->estimate_ns;
+    uint32_t more = measured > before ? (measured - before) / 4 : 0;
+    if (entry->talks && more > before / 4) more = before / 4;
+    entry->estimate_ns = entry->timed == 0 || measured < before ? measured : before + more;
     if (entry->timed < UINT16_MAX) entry->timed++;
 }
 
@@ -40,7 +49,7 @@ void vgpu_book_learn_group(const struct vgpu_book_member *members, unsigned coun
     uint64_t predicted = 0;
     for (unsigned i = 0; i < count; i++) {
         predicted += members[i].predicted_ns;
-        if (members[i].entry->spins) return; /* it waited, who knows how long */
+        if (members[i].entry->spins || members[i].entry->talks) return;
     }
     if (predicted == 0) return;
     double ratio = (double)measured_ns / (double)predicted;
@@ -49,8 +58,7 @@ void vgpu_book_learn_group(const struct vgpu_book_member *members, unsigned coun
         struct vgpu_book_entry *entry = members[i].entry;
         bool met = false;
         for (unsigned j = 0; j < i && !met; j++) met = members[j].entry == entry;
-        /* Communication may run outside of slices, with gaps that a group would take for work. */
-        if (met || entry->timed == 0 || entry->talks) continue;
+        if (met || entry->timed == 0) continue;
         vgpu_book_learn(entry, (uint64_t)((double)members[i].predicted_ns * ratio));
     }
 }

@@ -10,6 +10,7 @@
 #define VGPU_BOOK_ENTRIES 4096U     /* beyond that, keys share entries: only a guess is lost */
 #define VGPU_BOOK_DEFAULT_NS 20000U /* for a kernel that was never timed */
 #define VGPU_BOOK_TRIALS 3U         /* a new kernel is timed alone that often */
+#define VGPU_BOOK_TALK_ONE_IN 8U    /* and of communication one launch in so many, for ever */
 
 struct vgpu_book_entry {
     uint64_t key;
@@ -19,6 +20,7 @@ struct vgpu_book_entry {
     const void *trial_on; /* the track of the trial */
     bool suspect, spins;  /* see stall.h */
     bool named, talks;    /* whether it is known, and true: it is communication, see class.h */
+    uint16_t untimed;     /* communication: launches since the last that was timed alone */
 };
 
 struct vgpu_book {
@@ -51,11 +53,11 @@ static inline struct vgpu_book_entry *vgpu_book_home(struct vgpu_book *book, uin
 }
 
 /* The entry, where it is found at once and its launches need no special care: it was timed alone
- * often enough and nothing waits for others. Else NULL, which says nothing. */
+ * often enough and does not wait for others. Else NULL, which says nothing. */
 static inline struct vgpu_book_entry *vgpu_book_settled(struct vgpu_book *book, uint64_t key) {
     struct vgpu_book_entry *entry = vgpu_book_home(book, key);
-    bool settled =
-        entry->key == key && entry->timed >= VGPU_BOOK_TRIALS && !entry->suspect && !entry->spins;
+    bool settled = entry->key == key && entry->timed >= VGPU_BOOK_TRIALS &&
+                   !(entry->suspect | entry->spins | entry->talks);
     return settled ? entry : NULL;
 }
 
@@ -65,8 +67,13 @@ uint64_t vgpu_book_predict(const struct vgpu_book_entry *entry);
 /* True if the next launch should be timed by itself. */
 bool vgpu_book_wants_trial(const struct vgpu_book_entry *entry);
 
+/* Notes that a launch is being submitted; trial: it will be timed by itself. */
+void vgpu_book_note_launch(struct vgpu_book_entry *entry, bool trial);
+
 /* A launch timed alone took measured_ns. Falls at once, rises by a quarter: a first launch is slow
- * because its code is loaded, a later one because other work ran beside it. */
+ * because its code is loaded, a later one because other work ran beside it. Communication also
+ * waits for its peers, however long that is: what it takes by itself is nearer to the least, so it
+ * rises by a quarter of what it was at most. */
 void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns);
 
 /* A launch of a timed group, as it was predicted then: groups of several streams are out at once,
@@ -76,7 +83,8 @@ struct vgpu_book_member {
     uint64_t predicted_ns;
 };
 
-/* A group took measured_ns: each member took its part of that, in proportion to the predictions. */
+/* A group took measured_ns: each member took its part of that, in proportion to the predictions.
+ * One that waited for others tells nothing. */
 void vgpu_book_learn_group(const struct vgpu_book_member *members, unsigned count,
                            uint64_t measured_ns);
 

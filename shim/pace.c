@@ -303,7 +303,7 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     passage->first = !pace->started;
     passage->trial = vgpu_book_wants_trial(entry);
     if (passage->trial) entry->trial_on = passage->track;
-    if (!entry->timed || passage->trial) entry->in_flight++;
+    vgpu_book_note_launch(entry, passage->trial);
     if (pace->tails_marked == pace->slice.epoch) pace->tails_marked = 0; /* let in while closing */
     passage->mark =
         vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight, &passage->group);

@@ -452,7 +452,8 @@ static void tell_peers(struct vgpu_pace *pace, uint64_t now_ns, uint32_t epoch) 
         done += track->done_ns;
     if (!pace->drain_due_ns || done != pace->drain_done_ns) {
         pace->drain_done_ns = done;
-        pace->drain_due_ns = later(now_ns, pace->flight_end_ns) + VGPU_GANG_STUCK_NS;
+        uint64_t left = earlier(minus(pace->flight_end_ns, now_ns), VGPU_GANG_DUE_NS);
+        pace->drain_due_ns = now_ns + left + VGPU_GANG_STUCK_NS;
     }
     pace->stuck = now_ns > pace->drain_due_ns && pace->started;
     pace->was_stuck |= pace->stuck;

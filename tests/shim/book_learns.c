@@ -41,6 +41,32 @@ int main(void) {
     vgpu_book_learn(other, 0);
     check(vgpu_book_predict(other) == 1, "zero is not learnt", vgpu_book_predict(other));
 
+    struct vgpu_book_entry *reduce = vgpu_book_find(book, vgpu_book_key((void *)0x2000, 8, 256));
+    reduce->named = reduce->talks = true;
+    for (int i = 0; i < 3; i++) vgpu_book_learn(reduce, 250000000); /* a peer came late */
+    check(vgpu_book_predict(reduce) == 250000000, "communication: as it was",
+          vgpu_book_predict(reduce));
+    check(!vgpu_book_settled(book, reduce->key), "communication is never settled", 0);
+    int launches = 1;
+    for (; !vgpu_book_wants_trial(reduce) && launches < 100; launches++)
+        vgpu_book_note_launch(reduce, false);
+    check(launches == VGPU_BOOK_TALK_ONE_IN, "one in so many is timed for ever",
+          (unsigned long)launches);
+    vgpu_book_note_launch(reduce, true);
+    check(!vgpu_book_wants_trial(reduce) && reduce->in_flight == 1, "one at a time",
+          reduce->in_flight);
+    reduce->in_flight = 0;
+    vgpu_book_learn(reduce, 60000);
+    check(vgpu_book_predict(reduce) == 60000, "it falls at once", vgpu_book_predict(reduce));
+    vgpu_book_learn(reduce, 250000000);
+    check(vgpu_book_predict(reduce) == 75000, "it rises by a quarter of itself",
+          vgpu_book_predict(reduce));
+    struct vgpu_book_member step[] = {{other, 50000}, {reduce, 75000}};
+    uint64_t before = vgpu_book_predict(other);
+    vgpu_book_learn_group(step, 2, 1000);
+    check(vgpu_book_predict(other) == before, "a group that waited for a peer tells nothing",
+          vgpu_book_predict(other));
+
     unsigned long found = 0;
     for (uintptr_t i = 1; i <= 20000; i++) {
         struct vgpu_book_entry *one = vgpu_book_find(book, vgpu_book_key((void *)(i * 64), i, 32));
