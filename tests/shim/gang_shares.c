@@ -200,7 +200,9 @@ static void test_strikes(void) {
         run_threads(end_of_test + 2000 * MS);
         const char *name = stopped ? "a rank is stopped for 300 ms in 700, thrice: its job"
                                    : "a rank is killed: its job stands still";
-        within(name, 100 * steps(0) / native, stopped ? 10 : -1, stopped ? 45 : 10);
+        /* While it is stopped its peer's GPU spins, and the job pays half of that: what it owes
+         * afterwards takes most of the 400 ms until the next stop. */
+        within(name, 100 * steps(0) / native, stopped ? 5 : -1, stopped ? 45 : 5);
         /* It pays half for what runs beside a robbed rank that never ends. */
         within("the job beside it goes on", 100 * steps(1) / native, 45, 53);
     }

@@ -80,7 +80,8 @@ static void test_writers(void) {
     }
     check(region->header.ring_head == WRITERS * EACH, "4 processes: every event claimed an index",
           region->header.ring_head);
-    check(published == VGPU_RING_RECORDS && torn == 0, "none is unfinished, or torn and told", torn);
+    check(published == VGPU_RING_RECORDS && torn == 0, "none is unfinished, or torn and told",
+          torn);
     munmap(region, sizeof *region);
 }
 
