@@ -528,7 +528,7 @@ static int threads(const char *library) {
     return 0;
 }
 
-/* --- Cost
+/* --- Cost: printed, not judged
  * ------------------------------------------------------------------------------------------ */
 
 static int first_call_cost(const char *library) {
@@ -542,8 +542,6 @@ static int first_call_cost(const char *library) {
     double asked = now_us();
     fprintf(stderr, "# driver found and all hooks resolved in %.1f us, 440 asks in %.1f us\n",
             found - from, asked - found);
-    WANT(found - from < 300, 1);
-    WANT(asked - found < 1000, 1);
     return 0;
 }
 
@@ -576,7 +574,6 @@ static int spawn_cost(const char *shim) {
     double added = with[COUNT / 2] - without[COUNT / 2];
     fprintf(stderr, "# true: %.0f us, with the shim %.0f us more (medians of %d)\n",
             without[COUNT / 2], added, COUNT);
-    WANT(added < 200, 1);
     return 0;
 }
 
