@@ -159,7 +159,7 @@ struct vgpu_array *vgpu_arrays_take(const void *handle) {
 CUresult vgpu_arrays_end(struct vgpu_array *array, CUresult rc) {
     struct vgpu_session *session = array ? vgpu_session_get() : NULL;
     if (!session) return rc;
-    const struct vgpu_account account = {session->region, session->slot, array->device};
+    const struct vgpu_account account = vgpu_session_account(session, array->device);
     pthread_mutex_lock(&lock);
     /* Its context may have ended while it was out of the table. */
     if (rc != CUDA_SUCCESS && vgpu_contexts_alive(array->owner)) {

@@ -21,7 +21,7 @@ bool vgpu_audit_refresh(struct vgpu_session *session, uint64_t age_ns) {
     if (last && now - last < age_ns) return true;
     if (!vgpu_load_relaxed(&header->audit) || !vgpu_audit_supervised(header)) return false;
     uint32_t wanted = vgpu_add_seq_cst(&header->audit_wanted, 1U) + 1;
-    vgpu_ring_bell(session->region, session->region_path);
+    vgpu_ring_bell(header, session->region_path);
     for (uint64_t end = now + PATIENCE_NS; vgpu_now_ns() < end;) {
         /* The difference, since the counter goes round. */
         if ((int32_t)(vgpu_load_acquire(&header->audit_done) - wanted) >= 0) return true;

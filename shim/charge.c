@@ -19,36 +19,45 @@ static void look_before(struct vgpu_session *session, const struct vgpu_account 
 
 bool vgpu_charge_try(struct vgpu_session *session, const struct vgpu_account *account,
                      uint64_t bytes) {
-    look_before(session, account, bytes);
+    struct vgpu_session *around = session;
+    for (const struct vgpu_account *at = account; at; at = at->outer, around = around->outer)
+        look_before(around, at, bytes);
     if (__builtin_expect(vgpu_ledger_reserve(account, bytes), 1)) {
-        vgpu_soft_ring(session->region, session->region_path, account->device);
+        around = session;
+        for (const struct vgpu_account *at = account; at; at = at->outer, around = around->outer)
+            vgpu_soft_ring(around->region, around->region_path, at->device);
         return true;
     }
-    uint64_t limit = vgpu_ledger_limit(session->region, account->device);
-    if (bytes > limit) return false;
-    vgpu_slot_reap(session->region);
+    if (bytes > vgpu_account_limit(account)) return false;
+    for (around = session; around; around = around->outer) vgpu_slot_reap(around->region);
     vgpu_pools_refresh();
     vgpu_exports_reclaim(session);
-    vgpu_audit_alone(session, account->device);
+    around = session;
+    for (const struct vgpu_account *at = account; at; at = at->outer, around = around->outer)
+        vgpu_audit_alone(around, at->device);
     return vgpu_ledger_reserve(account, bytes);
 }
 
 CUresult vgpu_charge_deny(struct vgpu_session *session, const struct vgpu_account *account,
-                          const struct vgpu_request *request, uint64_t used) {
-    vgpu_ledger_denied(account);
-    const struct vgpu_event event = {
-        .kind = VGPU_EVENT_MEMORY_DENIED,
-        .device = account->device,
-        .api = request->api,
-        .value = {request->asked, used, vgpu_ledger_limit(session->region, account->device),
-                  request->context},
-    };
-    vgpu_session_event(session, &event);
+                          const struct vgpu_request *request, struct vgpu_refusal refusal) {
+    const struct vgpu_account *where = refusal.where;
+    for (bool last = false; !last; account = account->outer, session = session->outer) {
+        last = account->region == where->region || !account->outer;
+        vgpu_ledger_denied(account);
+        const struct vgpu_event event = {
+            .kind = VGPU_EVENT_MEMORY_DENIED,
+            .device = account->device,
+            .api = request->api,
+            .value = {request->asked, refusal.used, vgpu_ledger_limit(where->region, where->device),
+                      request->context},
+        };
+        vgpu_session_event(session, &event);
+    }
     return CUDA_ERROR_OUT_OF_MEMORY;
 }
 
 CUresult vgpu_charge(struct vgpu_session *session, const struct vgpu_account *account,
                      const struct vgpu_request *request) {
     if (__builtin_expect(vgpu_charge_try(session, account, request->bytes), 1)) return CUDA_SUCCESS;
-    return vgpu_charge_deny(session, account, request, vgpu_ledger_refused_use());
+    return vgpu_charge_deny(session, account, request, vgpu_ledger_refusal());
 }

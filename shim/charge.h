@@ -19,10 +19,10 @@ struct vgpu_request {
 bool vgpu_charge_try(struct vgpu_session *session, const struct vgpu_account *account,
                      uint64_t bytes);
 
-/* Counts and publishes a refusal; returns CUDA_ERROR_OUT_OF_MEMORY. `used` is what the request met:
- * by now, others may have given back. */
+/* Counts and publishes a refusal, in this session and those around it up to the one in which the
+ * request did not fit; returns CUDA_ERROR_OUT_OF_MEMORY. */
 CUresult vgpu_charge_deny(struct vgpu_session *session, const struct vgpu_account *account,
-                          const struct vgpu_request *request, uint64_t used);
+                          const struct vgpu_request *request, struct vgpu_refusal refusal);
 
 /* Both: CUDA_SUCCESS, or the refusal. */
 CUresult vgpu_charge(struct vgpu_session *session, const struct vgpu_account *account,

@@ -59,7 +59,7 @@ void vgpu_context_on_device(struct vgpu_place *place, CUdevice ordinal) {
     uint32_t index = session ? vgpu_device_index(session, ordinal) : VGPU_NO_DEVICE;
     if (index == VGPU_NO_DEVICE) return;
     place->session = session;
-    place->account = (struct vgpu_account){session->region, session->slot, index};
+    place->account = vgpu_session_account(session, index);
 }
 
 static CUresult reserve(const struct vgpu_place *place, const char *api, uint64_t *charge) {
@@ -78,7 +78,9 @@ static void enter(const struct vgpu_place *place, CUcontext context, uint64_t ch
                                  .charge = charge};
     if (!vgpu_contexts_put(&entry)) vgpu_ledger_refund(&place->account, charge);
     struct vgpu_place_on_board seat;
-    vgpu_seat_take(place->session, place->account.device, &seat);
+    uint32_t device = place->account.device;
+    struct vgpu_session *outermost = vgpu_session_outermost(place->session, &device);
+    vgpu_seat_take(outermost, device, &seat);
 }
 
 /* Refunds what ended with the context: itself and its plain allocations. Virtual memory and pools
@@ -92,7 +94,7 @@ static void drop(const struct vgpu_context *entry) {
     vgpu_modules_drop_owner(entry->owner, bytes);
     if (!session) return;
     for (uint32_t i = 0; i < VGPU_MAX_DEVICES; i++) {
-        const struct vgpu_account account = {session->region, session->slot, i};
+        const struct vgpu_account account = vgpu_session_account(session, i);
         vgpu_ledger_refund(&account, bytes[i]);
     }
 }
@@ -312,7 +314,7 @@ CUresult vgpu_context_here(struct vgpu_place *place, const char *api) {
         }
     }
     place->session = session;
-    place->account = (struct vgpu_account){session->region, session->slot, known.device};
+    place->account = vgpu_session_account(session, known.device);
     place->ordinal = known.ordinal;
     place->owner = known.owner;
     place->context = current;

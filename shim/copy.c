@@ -94,14 +94,6 @@ void vgpu_copy_add_prefetches(struct vgpu_copies *copies, const size_t *bytes, s
 
 /* ---- the wait ------------------------------------------------------------------------------ */
 
-/* The device entry of the current context, NULL if there is none. */
-static struct vgpu_device *current_device(struct vgpu_session *session) {
-    CUdevice ordinal;
-    if (CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return NULL;
-    uint32_t index = vgpu_device_index(session, ordinal);
-    return index < VGPU_MAX_DEVICES ? &session->region->devices[index] : NULL;
-}
-
 static void pass(struct vgpu_device *device, const uint64_t *rate, int direction, uint64_t bytes) {
     uint64_t began = vgpu_now_ns(), now = began, until = 0;
     for (uint64_t bytes_per_s; (bytes_per_s = vgpu_load_relaxed(rate)); now = vgpu_now_ns()) {
@@ -117,15 +109,33 @@ static void pass(struct vgpu_device *device, const uint64_t *rate, int direction
     vgpu_add_relaxed(&device->copy_waits, UINT64_C(1));
 }
 
+/* Index of the current context's device, or VGPU_NO_DEVICE. */
+static uint32_t current_device(struct vgpu_session *session) {
+    CUdevice ordinal;
+    bool known = CALL(cuCtxGetDevice)(&ordinal) == CUDA_SUCCESS;
+    return known ? vgpu_device_index(session, ordinal) : VGPU_NO_DEVICE;
+}
+
+/* In a session inside another one each call looks: the rates are in several regions. */
+static const uint64_t *rates_of(const struct vgpu_session *session) {
+    if (!session) return unlimited;
+    return session->outer ? unknown : session->region->header.copy_bytes_per_s;
+}
+
 void vgpu_copy_wait(const struct vgpu_copies *copies) {
     struct vgpu_session *session = vgpu_session_get();
-    const uint64_t *rates = session ? session->region->header.copy_bytes_per_s : unlimited;
-    vgpu_store_release(&vgpu_copy_rates, rates);
-    struct vgpu_device *device = session && vgpu_copy_limited() ? current_device(session) : NULL;
-    if (!device) return;
-    for (int direction = 0; direction < DIRECTIONS; direction++)
-        if (copies->bytes[direction] && vgpu_load_relaxed(&rates[direction]))
-            pass(device, &rates[direction], direction, copies->bytes[direction]);
+    vgpu_store_release(&vgpu_copy_rates, rates_of(session));
+    if (!session || !vgpu_copy_limited()) return;
+    uint32_t index = current_device(session);
+    if (index >= VGPU_MAX_DEVICES) return;
+    const struct vgpu_account own = vgpu_session_account(session, index);
+    for (const struct vgpu_account *at = &own; at; at = at->outer) {
+        const uint64_t *rates = at->region->header.copy_bytes_per_s;
+        for (int direction = 0; direction < DIRECTIONS; direction++)
+            if (copies->bytes[direction] && vgpu_load_relaxed(&rates[direction]))
+                pass(&at->region->devices[at->device], &rates[direction], direction,
+                     copies->bytes[direction]);
+    }
 }
 
 void vgpu_copy_wait_in(const struct vgpu_copies *copies, CUstream stream, bool per_thread) {

@@ -101,15 +101,43 @@ static bool driver_uuid(CUdevice ordinal, uint8_t uuid[16]) {
     return true;
 }
 
-static uint32_t look_up(struct vgpu_session *session, CUdevice ordinal) {
-    uint8_t uuid[16];
+/* A session's SMs are those of the one around it; and what a context costs that one may have learnt
+ * where this one, without a limit, did not need to. */
+static void inherit(struct vgpu_region *region, uint32_t index, const struct vgpu_account *outer) {
+    struct vgpu_device *device = &region->devices[index];
+    const struct vgpu_device *known = &outer->region->devices[outer->device];
+    if (!vgpu_device_context_bytes(region, index))
+        vgpu_store_relaxed(&device->context_bytes,
+                           vgpu_device_context_bytes(outer->region, outer->device));
+    if (!known->sm_count) return;
+    device->mode = known->mode;
+    device->sm_total = known->sm_total;
+    device->group_sms = known->group_sms;
+    memcpy(device->sm_groups, known->sm_groups, sizeof device->sm_groups);
+    vgpu_store_release(&device->sm_count, known->sm_count);
+}
+
+/* The device's entry in the session and in those around it. */
+static uint32_t enter(struct vgpu_session *session, CUdevice ordinal, const uint8_t uuid[16]) {
     size_t total;
-    if (!driver_uuid(ordinal, uuid)) return VGPU_NO_DEVICE;
     uint32_t index = vgpu_device_claim(session->region, session->pid, uuid);
     if (index == VGPU_NO_DEVICE) return index;
     uint64_t *known = &session->region->devices[index].total_bytes;
     if (!vgpu_load_relaxed(known) && REAL(cuDeviceTotalMem_v2)(&total, ordinal) == CUDA_SUCCESS)
         vgpu_store_relaxed(known, total);
+    if (!session->outer) return index;
+    uint32_t outer = enter(session->outer, ordinal, uuid);
+    if (outer == VGPU_NO_DEVICE) return outer;
+    session->outer_accounts[index] = vgpu_session_account(session->outer, outer);
+    inherit(session->region, index, &session->outer_accounts[index]);
+    return index;
+}
+
+static uint32_t look_up(struct vgpu_session *session, CUdevice ordinal) {
+    uint8_t uuid[16];
+    if (!driver_uuid(ordinal, uuid)) return VGPU_NO_DEVICE;
+    uint32_t index = enter(session, ordinal, uuid);
+    if (index == VGPU_NO_DEVICE) return index;
     if ((unsigned)ordinal < ORDINALS) vgpu_store_release(&index_of_ordinal[ordinal], index + 1);
     return index;
 }

@@ -27,7 +27,11 @@ void vgpu_exports_note(uint64_t address) {
     vgpu_store_relaxed(&vgpu_exports_count, 1U);
 }
 
-static bool is_alone(struct vgpu_region *region, uint32_t pid) {
+/* Whoever imports may be in any of the sessions around us: the outermost one lists them all. */
+static bool is_alone(const struct vgpu_account *account) {
+    uint32_t pid = vgpu_slot_pid(vgpu_load_relaxed(&account->slot->owner));
+    while (account->outer) account = account->outer;
+    struct vgpu_region *region = account->region;
     vgpu_slot_reap(region);
     uint32_t slots = vgpu_load_acquire(&region->header.slots_used);
     for (uint32_t i = 0; i < slots && i < VGPU_MAX_SLOTS; i++) {
@@ -38,13 +42,12 @@ static bool is_alone(struct vgpu_region *region, uint32_t pid) {
 }
 
 void vgpu_exports_refund_late(const struct vgpu_account *account, uint64_t bytes) {
-    uint64_t owner = vgpu_load_relaxed(&account->slot->owner);
-    if (is_alone(account->region, vgpu_slot_pid(owner))) {
+    if (is_alone(account)) {
         vgpu_ledger_refund(account, bytes);
         return;
     }
     pthread_mutex_lock(&lock);
-    kept[account->device] += bytes;
+    vgpu_store_relaxed(&kept[account->device], kept[account->device] + bytes);
     pthread_mutex_unlock(&lock);
 }
 
@@ -59,13 +62,14 @@ void vgpu_exports_refund(const struct vgpu_account *account, uint64_t address, u
 }
 
 void vgpu_exports_reclaim(struct vgpu_session *session) {
-    if (!vgpu_exports_any() || !is_alone(session->region, session->pid)) return;
+    if (!vgpu_exports_any()) return;
     for (uint32_t i = 0; i < VGPU_MAX_DEVICES; i++) {
+        const struct vgpu_account account = vgpu_session_account(session, i);
+        if (!vgpu_load_relaxed(&kept[i]) || !is_alone(&account)) continue;
         pthread_mutex_lock(&lock);
         uint64_t bytes = kept[i];
-        kept[i] = 0;
+        vgpu_store_relaxed(&kept[i], UINT64_C(0));
         pthread_mutex_unlock(&lock);
-        const struct vgpu_account account = {session->region, session->slot, i};
         vgpu_ledger_refund(&account, bytes);
     }
 }

@@ -53,6 +53,18 @@ static uint32_t burst_of(struct vgpu_gate gate) {
     return ppm < VGPU_WHOLE_GPU ? ppm : VGPU_WHOLE_GPU;
 }
 
+/* Lengths of a slice: where the session is alone, and while another of its processes waits. */
+struct lengths {
+    uint64_t alone_ns, shared_ns;
+};
+
+static struct lengths lengths_of(struct vgpu_gate gate, uint32_t ppm) {
+    if (gate.quantum_ns) return (struct lengths){gate.quantum_ns, gate.quantum_ns};
+    uint64_t period = gate.period_ns ? gate.period_ns : VGPU_GATE_PERIOD_NS;
+    return (struct lengths){slice_ns(ppm, period),
+                            slice_ns(ppm, later(period, VGPU_GATE_PERIOD_SHARED_NS))};
+}
+
 static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slice *slice) {
     slice->epoch = epoch_of(word);
     slice->open_ns = to_ns(gate, ticks_of(word));
@@ -60,11 +72,9 @@ static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slic
     slice->base_ns = to_ns(gate, base);
     slice->bursting = vgpu_load_relaxed(&gate.device->gate_burst_epoch) == slice->epoch;
     uint32_t ppm = slice->bursting ? burst_of(gate) : share_of(gate);
-    uint64_t period = gate.period_ns ? gate.period_ns : VGPU_GATE_PERIOD_NS;
-    uint64_t alone = slice_ns(ppm, period);
-    uint64_t shared = slice_ns(ppm, later(period, VGPU_GATE_PERIOD_SHARED_NS));
-    slice->end_ns = end_of(slice, ppm, gate.quantum_ns ? gate.quantum_ns : alone);
-    slice->end_shared_ns = end_of(slice, ppm, gate.quantum_ns ? gate.quantum_ns : shared);
+    struct lengths lengths = lengths_of(gate, ppm);
+    slice->end_ns = end_of(slice, ppm, lengths.alone_ns);
+    slice->end_shared_ns = end_of(slice, ppm, lengths.shared_ns);
 }
 
 /* Ticks; never, if there is no burst or it is not allowed now. */
@@ -151,6 +161,16 @@ bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns)
     book(gate, charge * TICK_NS);
     vgpu_add_relaxed(&gate.device->slices, UINT64_C(1));
     return true;
+}
+
+uint64_t vgpu_gate_follow(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns) {
+    uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word), base;
+    do {
+        base = later(ticks_of(word), to_ticks(gate, minus(request_ns, VGPU_GATE_CREDIT_NS)));
+    } while (
+        !vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(base, epoch_of(word), false)));
+    const struct vgpu_gate_slice slice = {.open_ns = now_ns, .base_ns = to_ns(gate, base)};
+    return end_of(&slice, share_of(gate), lengths_of(gate, share_of(gate)).alone_ns);
 }
 
 void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns) {

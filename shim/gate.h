@@ -84,6 +84,11 @@ void vgpu_gate_begin_close(struct vgpu_gate gate, uint32_t epoch);
  * caller has seen that no live process is busy in it (or robs it). */
 bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns);
 
+/* For a session inside another one, whose gate opens its slices: what it has saved up is at most
+ * the credit, when it works from now on. Returns when its share has the slice end. Its gate is
+ * never open; vgpu_gate_next says when it may go on, vgpu_gate_charge books what it used. */
+uint64_t vgpu_gate_follow(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns);
+
 /* Books work that ran outside any slice of ours (we were robbed). */
 void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns);
 

@@ -154,8 +154,7 @@ static CUresult end_free(const struct release *release, CUresult rc, bool synchr
         return rc;
     }
     const struct vgpu_block *block = &release->block;
-    const struct vgpu_account account = {release->session->region, release->session->slot,
-                                         block->device};
+    const struct vgpu_account account = vgpu_session_account(release->session, block->device);
     if (rc == CUDA_SUCCESS || (block->owner && !vgpu_contexts_alive(block->owner))) {
         uint64_t bytes = vgpu_blocks_left(block);
         if (vgpu_exports_any()) vgpu_exports_refund(&account, block->address, bytes);

@@ -12,8 +12,8 @@ struct view {
 static struct view view_of(const struct vgpu_place *place) {
     struct view view = {0};
     if (!place->session) return view;
-    view.total = vgpu_ledger_limit(place->session->region, place->account.device);
-    view.left = vgpu_ledger_left(place->session->region, place->account.device);
+    view.total = vgpu_account_limit(&place->account);
+    view.left = vgpu_account_left(&place->account);
     view.limited = view.total != VGPU_NO_LIMIT;
     return view;
 }

@@ -8,7 +8,7 @@
 static void refund(struct vgpu_freed freed) {
     struct vgpu_session *session = freed.bytes ? vgpu_session_get() : NULL;
     if (!session) return;
-    const struct vgpu_account account = {session->region, session->slot, freed.device};
+    const struct vgpu_account account = vgpu_session_account(session, freed.device);
     if (freed.exported) vgpu_exports_refund_late(&account, freed.bytes);
     else vgpu_ledger_refund(&account, freed.bytes);
 }

@@ -13,6 +13,8 @@ static void print_constants(void) {
     puts("// Written by shim/layout.c from shim/region.h and shim/board.h; never edited.");
     printf("\nexport const MAGIC = 0x%" PRIx64 "n;\n", (uint64_t)VGPU_MAGIC);
     printf("export const LAYOUT_VERSION = %u;\n", VGPU_LAYOUT_VERSION);
+    printf("export const OUTER_BYTES = %zu;\n", sizeof((struct vgpu_header *)0)->outer);
+    printf("export const MAX_DEPTH = %d;\n", VGPU_MAX_DEPTH);
     printf("export const MAX_DEVICES = %d;\n", VGPU_MAX_DEVICES);
     printf("export const MAX_SLOTS = %d;\n", VGPU_MAX_SLOTS);
     printf("export const RING_RECORDS = %d;\n", VGPU_RING_RECORDS);

@@ -43,6 +43,44 @@ uint64_t vgpu_ledger_left(const struct vgpu_region *region, uint32_t device) {
     return used < limit ? limit - used : 0;
 }
 
+uint64_t vgpu_account_limit(const struct vgpu_account *account) {
+    uint64_t least = VGPU_NO_LIMIT;
+    for (; account; account = account->outer) {
+        uint64_t limit = vgpu_ledger_limit(account->region, account->device);
+        if (limit < least) least = limit;
+    }
+    return least;
+}
+
+uint64_t vgpu_account_left(const struct vgpu_account *account) {
+    uint64_t least = VGPU_NO_LIMIT;
+    for (; account; account = account->outer) {
+        uint64_t left = vgpu_ledger_left(account->region, account->device);
+        if (left < least) least = left;
+    }
+    return least;
+}
+
+bool vgpu_account_fits(const struct vgpu_account *account) {
+    for (; account; account = account->outer)
+        if (vgpu_ledger_used(account->region, account->device) >
+            vgpu_ledger_limit(account->region, account->device))
+            return false;
+    return true;
+}
+
+struct vgpu_refusal vgpu_account_tightest(const struct vgpu_account *account) {
+    const struct vgpu_account *where = account;
+    uint64_t least = VGPU_NO_LIMIT;
+    for (; account; account = account->outer) {
+        uint64_t left = vgpu_ledger_left(account->region, account->device);
+        if (left >= least) continue;
+        least = left;
+        where = account;
+    }
+    return (struct vgpu_refusal){where, vgpu_ledger_used(where->region, where->device)};
+}
+
 /* A pause of random length, longer each round: the contenders must fall out of step. */
 static void back_off(unsigned round) {
     static __thread uint64_t random;
@@ -68,11 +106,14 @@ static void note_peak(const struct vgpu_account *account, uint64_t used) {
     if (own > 0) vgpu_max_relaxed(&use->peak_bytes, (uint64_t)own);
 }
 
-static __thread uint64_t refused_use;
+static __thread struct vgpu_refusal refusal;
 
-uint64_t vgpu_ledger_refused_use(void) { return refused_use; }
+struct vgpu_refusal vgpu_ledger_refusal(void) {
+    return refusal;
+}
 
-bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes) {
+/* In one session. *met: its use with these bytes. */
+static bool reserve_here(const struct vgpu_account *account, uint64_t bytes, uint64_t *met) {
     struct vgpu_region *region = account->region;
     uint64_t *mine = &account->slot->use[account->device].charged_bytes;
     uint64_t used = 0;
@@ -86,26 +127,39 @@ bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes) {
             break;
         vgpu_add_seq_cst(mine, bytes);
         used = vgpu_ledger_used(region, account->device);
-        if (used <= limit) {
-            note_peak(account, used);
-            return true;
-        }
+        *met = used;
+        if (used <= limit) return true;
         vgpu_sub_seq_cst(mine, bytes);
         used -= bytes;
         back_off(round);
     }
-    refused_use = used;
+    refusal = (struct vgpu_refusal){account, used};
     return false;
+}
+
+/* From the inside out: only what a session allows itself is asked of the one around it. */
+bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes) {
+    uint64_t used;
+    if (!reserve_here(account, bytes, &used)) return false;
+    if (__builtin_expect(account->outer != NULL, 0) &&
+        !vgpu_ledger_reserve(account->outer, bytes)) {
+        vgpu_sub_seq_cst(&account->slot->use[account->device].charged_bytes, bytes);
+        return false;
+    }
+    note_peak(account, used);
+    return true;
 }
 
 void vgpu_ledger_adjust(const struct vgpu_account *account, int64_t bytes) {
     /* No peak from here: a sum taken now may hold a neighbour's attempt that is about to be undone.
      */
-    vgpu_add_seq_cst(&account->slot->use[account->device].charged_bytes, (uint64_t)bytes);
+    for (; account; account = account->outer)
+        vgpu_add_seq_cst(&account->slot->use[account->device].charged_bytes, (uint64_t)bytes);
 }
 
 void vgpu_ledger_allocated(const struct vgpu_account *account) {
-    vgpu_add_relaxed(&account->slot->use[account->device].allocations, UINT64_C(1));
+    for (; account; account = account->outer)
+        vgpu_add_relaxed(&account->slot->use[account->device].allocations, UINT64_C(1));
 }
 
 void vgpu_ledger_denied(const struct vgpu_account *account) {

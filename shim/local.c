@@ -102,10 +102,9 @@ CUresult vgpu_local_set_limit(CUlimit limit, size_t value) {
     const struct vgpu_request heap = {value, value, 0, "cuCtxSetLimit"};
     /* The heap is taken by the first kernel that uses it, if any does: what could never fit then is
      * refused now, and what is taken shows in NVML. */
-    if (limit == CU_LIMIT_MALLOC_HEAP_SIZE &&
-        value > vgpu_ledger_left(place.session->region, place.account.device))
+    if (limit == CU_LIMIT_MALLOC_HEAP_SIZE && value > vgpu_account_left(&place.account))
         return vgpu_charge_deny(place.session, &place.account, &heap,
-                                vgpu_ledger_used(place.session->region, place.account.device));
+                                vgpu_account_tightest(&place.account));
     if (limit != CU_LIMIT_STACK_SIZE || value > UINT32_MAX)
         return REAL(cuCtxSetLimit)(limit, value);
     pthread_mutex_lock(&lock);

@@ -74,7 +74,7 @@ static uint64_t bytes_back(const struct holding *holding) {
 static void refund(const struct holding *holding) {
     struct vgpu_session *session = vgpu_session_get();
     if (!session) return;
-    const struct vgpu_account account = {session->region, session->slot, holding->device};
+    const struct vgpu_account account = vgpu_session_account(session, holding->device);
     vgpu_ledger_refund(&account, bytes_back(holding));
 }
 
@@ -126,10 +126,10 @@ CUresult vgpu_modules_load(const struct vgpu_module_call *call) {
     }
     hold(key_of(*call->out), &place, globals);
     if (vgpu_overhead_fits(&place)) return rc;
-    uint64_t used = vgpu_ledger_used(place.session->region, place.account.device);
+    struct vgpu_refusal refusal = vgpu_account_tightest(&place.account);
     vgpu_modules_unload(*call->out);
     *call->out = before;
-    return vgpu_charge_deny(place.session, &place.account, &request, used);
+    return vgpu_charge_deny(place.session, &place.account, &request, refusal);
 }
 
 CUresult vgpu_modules_unload(CUmodule module) {

@@ -15,13 +15,23 @@ struct vgpu_nvml_view vgpu_nvml_view(nvmlDevice_t device, uint64_t card_bytes) {
     if (!session || CALL(nvmlDeviceGetUUID)(device, text, sizeof text) != NVML_SUCCESS ||
         !vgpu_device_parse_uuid(text, uuid))
         return view;
-    uint32_t index = vgpu_device_find(session->region, uuid);
-    view.limit = index == VGPU_NO_DEVICE ? session->region->header.default_mem_limit
-                                         : vgpu_ledger_limit(session->region, index);
-    if (view.limit == VGPU_NO_LIMIT) return view;
-    if (card_bytes && view.limit > card_bytes) view.limit = card_bytes;
-    if (index != VGPU_NO_DEVICE) view.used = vgpu_ledger_used(session->region, index);
-    if (view.used > view.limit) view.used = view.limit;
+    uint64_t left = card_bytes ? card_bytes : VGPU_NO_LIMIT;
+    view.limit = left;
+    bool limited = false;
+    for (const struct vgpu_session *at = session; at; at = at->outer) {
+        uint32_t index = vgpu_device_find(at->region, uuid);
+        bool known = index != VGPU_NO_DEVICE;
+        uint64_t limit =
+            known ? vgpu_ledger_limit(at->region, index) : at->region->header.default_mem_limit;
+        if (limit == VGPU_NO_LIMIT) continue;
+        limited = true;
+        uint64_t used = known ? vgpu_ledger_used(at->region, index) : 0;
+        uint64_t left_here = used < limit ? limit - used : 0;
+        if (limit < view.limit) view.limit = limit;
+        if (left_here < left) left = left_here;
+    }
+    if (!limited) return view;
+    view.used = left < view.limit ? view.limit - left : 0;
     view.region = session->region;
     return view;
 }

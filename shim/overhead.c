@@ -76,9 +76,8 @@ CUresult vgpu_overhead_stream_end(CUstream stream, CUresult (*end)(CUstream)) {
 /* --- what nothing names --- */
 
 bool vgpu_overhead_fits(const struct vgpu_place *place) {
-    const struct vgpu_region *region = place->session->region;
-    if (vgpu_ledger_left(region, place->account.device) > FAR_FROM_LIMIT) return true;
-    vgpu_audit_refresh(place->session, 0);
-    return vgpu_ledger_used(region, place->account.device) <=
-           vgpu_ledger_limit(region, place->account.device);
+    if (vgpu_account_left(&place->account) > FAR_FROM_LIMIT) return true;
+    for (struct vgpu_session *session = place->session; session; session = session->outer)
+        vgpu_audit_refresh(session, 0);
+    return vgpu_account_fits(&place->account);
 }

@@ -53,18 +53,27 @@ static bool look_around(struct vgpu_region *region) {
     return any;
 }
 
+/* True if some device of the session may have a share. */
+static bool has_share(const struct vgpu_region *region) {
+    bool limited = region->header.default_share_ppm < VGPU_WHOLE_GPU;
+    for (int i = 0; i < VGPU_MAX_DEVICES; i++)
+        limited |= vgpu_load_acquire(&region->devices[i].state) == VGPU_DEVICE_READY &&
+                   vgpu_gate_share(&region->devices[i]) < VGPU_WHOLE_GPU;
+    return limited;
+}
+
+/* Of sessions inside each other the outermost one's version counts. */
 static bool find_out(void) {
     struct vgpu_session *session = vgpu_session_get();
     if (!session) {
         vgpu_store_release(&known.open_version, 0U); /* == no_session, for good */
         return false;
     }
+    bool limited = false;
+    for (; session->outer; session = session->outer) limited |= has_share(session->region);
     struct vgpu_region *region = session->region;
     uint32_t seen = vgpu_load_acquire(&region->header.limits_version);
-    bool limited = look_around(region) || region->header.default_share_ppm < VGPU_WHOLE_GPU;
-    for (int i = 0; i < VGPU_MAX_DEVICES; i++)
-        limited |= vgpu_load_acquire(&region->devices[i].state) == VGPU_DEVICE_READY &&
-                   vgpu_gate_share(&region->devices[i]) < VGPU_WHOLE_GPU;
+    limited |= look_around(region) | has_share(region);
     vgpu_store_release(limited ? &known.limited_version : &known.open_version, seen);
     vgpu_store_release(limited ? &known.open_version : &known.limited_version, seen - 1);
     vgpu_store_release(&known.version, &region->header.limits_version);
@@ -87,6 +96,11 @@ static void forget_in_child(void) {
         paces[i] = NULL; /* the parent's: leaked in the child */
 }
 
+static struct vgpu_gate gate_of(const struct vgpu_session *session, uint32_t device) {
+    return (struct vgpu_gate){.device = &session->region->devices[device],
+                              .start_ns = session->region->header.start_mono_ns};
+}
+
 static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device) {
     struct vgpu_pace *pace = aligned_alloc(64, (sizeof *pace + 63) / 64 * 64);
     struct vgpu_book *book = aligned_alloc(64, sizeof *book);
@@ -98,11 +112,15 @@ static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device
     memset(pace, 0, sizeof *pace);
     memset(book, 0, sizeof *book);
     pace->book = book;
+    for (; session->outer; session = session->outer) {
+        pace->inner[pace->inner_count++] = (struct vgpu_inner){
+            gate_of(session, device), &session->region->header, &session->slot->use[device]};
+        device = session->outer_accounts[device].device;
+    }
     pace->session = session;
     pace->device = device;
     pace->use = &session->slot->use[device];
-    pace->gate = (struct vgpu_gate){.device = &session->region->devices[device],
-                                    .start_ns = session->region->header.start_mono_ns};
+    pace->gate = gate_of(session, device);
     vgpu_rota_join(&pace->rota, session, device);
     /* Held for moments: a thread that spins gets it sooner than one that sleeps. */
     pace->lock = (pthread_mutex_t)PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP;
@@ -129,14 +147,17 @@ static struct vgpu_pace *current_pace(void) {
     return device < VGPU_MAX_DEVICES ? pace_of(device) : NULL;
 }
 
-static const struct vgpu_device *own_device(const struct vgpu_pace *pace) {
-    return &pace->session->region->devices[pace->device];
+static bool is_limited(const struct vgpu_pace *pace) {
+    const struct vgpu_device *device = &pace->session->region->devices[pace->device];
+    if (vgpu_gate_share(device) < VGPU_WHOLE_GPU || vgpu_load_relaxed(&company[pace->device]))
+        return true;
+    for (uint32_t i = 0; i < pace->inner_count; i++)
+        if (vgpu_gate_share(pace->inner[i].gate.device) < VGPU_WHOLE_GPU) return true;
+    return false;
 }
 
 static struct vgpu_pace *if_limited(struct vgpu_pace *pace) {
-    bool limited = pace && (vgpu_gate_share(own_device(pace)) < VGPU_WHOLE_GPU ||
-                            vgpu_load_relaxed(&company[pace->device]));
-    return limited ? pace : NULL;
+    return pace && is_limited(pace) ? pace : NULL;
 }
 
 /* Where a thread's work goes, as it last found out. */
@@ -406,6 +427,7 @@ static void update_flight(struct vgpu_pace *pace) {
 static void note_wait(struct vgpu_pace *pace, uint64_t waited_ns) {
     vgpu_add_relaxed(&pace->use->throttled_ns, waited_ns);
     vgpu_add_relaxed(&pace->use->waits, UINT64_C(1));
+    vgpu_slice_tell_inner(pace);
 }
 
 /* Communication: a rank that waits would make all others wait. */
@@ -466,6 +488,8 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (never_waits) {
             /* Not our turn: it runs outside of any slice of ours, and is charged as predicted. */
             vgpu_gate_charge(pace->gate, flight);
+            for (uint32_t i = 0; i < pace->inner_count; i++)
+                vgpu_gate_charge(pace->inner[i].gate, flight);
             passage->pace = NULL;
             return;
         }

@@ -36,8 +36,9 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 bool vgpu_partition_find_out(void) {
     struct vgpu_session *session = vgpu_session_get();
     bool any = false;
-    for (int i = 0; session && i < VGPU_MAX_DEVICES; i++)
-        any |= vgpu_load_relaxed(&session->region->devices[i].sm_count) != 0;
+    for (; session; session = session->outer)
+        for (int i = 0; i < VGPU_MAX_DEVICES; i++)
+            any |= vgpu_load_relaxed(&session->region->devices[i].sm_count) != 0;
     vgpu_store_relaxed(&vgpu_partition_state,
                        (uint32_t)(any ? VGPU_PARTITION_SOME : VGPU_PARTITION_NONE));
     return any;

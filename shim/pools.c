@@ -246,7 +246,7 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
     uint64_t guess = growth_of(call->bytes);
     struct vgpu_request request = {guess, call->bytes, 0, call->api};
     bool certain = vgpu_charge_try(session, &account, guess);
-    if (!certain && call->bytes <= vgpu_ledger_limit(session->region, account.device)) {
+    if (!certain && call->bytes <= vgpu_account_limit(&account)) {
         /* What the pool keeps unused makes room for the greatest growth. Its figures would not tell
          * whether the request fits into that as it lies: the pool grows when it is in pieces. */
         trim(pool, call->pool, &account, guess);
@@ -254,7 +254,7 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
     }
     if (!certain) {
         if (!is_busy(call))
-            return vgpu_charge_deny(session, &account, &request, vgpu_ledger_refused_use());
+            return vgpu_charge_deny(session, &account, &request, vgpu_ledger_refusal());
         request.bytes = guess = least_growth(call->pool, call->bytes);
         CUresult rc = vgpu_charge(session, &account, &request);
         if (rc != CUDA_SUCCESS) return rc;
@@ -262,12 +262,12 @@ CUresult vgpu_pools_alloc(const struct vgpu_place *place, const struct vgpu_pool
     CUresult rc = call->alloc(call);
     settle(pool, call->pool, &account, guess);
     if (rc != CUDA_SUCCESS || certain) return rc;
-    uint64_t used = vgpu_ledger_used(session->region, account.device);
-    if (used <= vgpu_ledger_limit(session->region, account.device)) return rc;
+    if (vgpu_account_fits(&account)) return rc;
+    struct vgpu_refusal refusal = vgpu_account_tightest(&account);
     /* What was freed in flight did not serve: the pool grew past the limit after all. */
     call->give_back(*call->out, call->stream);
     trim(pool, call->pool, &account, growth_of(call->bytes));
     vgpu_pools_mark_dirty();
     *call->out = 0;
-    return vgpu_charge_deny(session, &account, &request, used);
+    return vgpu_charge_deny(session, &account, &request, refusal);
 }

@@ -26,6 +26,7 @@
 #define VGPU_LAYOUT_VERSION 5U
 #define VGPU_MAX_DEVICES 16
 #define VGPU_MAX_SLOTS 512
+#define VGPU_MAX_DEPTH 4 /* sessions inside each other */
 #define VGPU_RING_RECORDS 2048
 #define VGPU_NO_LIMIT UINT64_MAX
 #define VGPU_WHOLE_GPU 1000000U /* share_ppm of an unlimited device */
@@ -63,6 +64,7 @@
     A(char, board_dir, 160)     /* where the boards lie; NUL-terminated; empty = no board */       \
     X(u32, mps)                 /* 1: its processes use the MPS daemon that vgpu started */        \
     X(u32, header_spare)                                                                           \
+    A(char, outer, 128)  /* region of the session around this one; NUL-terminated; empty = none */ \
     X(u64, audit_ns)     /* CLOCK_MONOTONIC before the last audit asked NVML; 0 = never */         \
     X(u64, gang_members) /* a bit a device: see gang.h */                                          \
     A(u64, header_pad, 3)                                                                          \
@@ -209,7 +211,7 @@ struct vgpu_region {
 #undef VGPU_SCALAR
 #undef VGPU_ARRAY
 
-_Static_assert(sizeof(struct vgpu_header) == 448, "header: whole cache lines");
+_Static_assert(sizeof(struct vgpu_header) == 576, "header: whole cache lines");
 _Static_assert(offsetof(struct vgpu_header, ring_head) % 64 == 0, "ring words on their own line");
 _Static_assert(sizeof(struct vgpu_device) == 320, "device: whole cache lines");
 _Static_assert(offsetof(struct vgpu_device, gate_word) % 64 == 0, "gate words on their own line");

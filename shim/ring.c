@@ -27,9 +27,9 @@ static void ring_bell(const char *region_path) {
     errno = saved;
 }
 
-void vgpu_ring_bell(struct vgpu_region *region, const char *region_path) {
+void vgpu_ring_bell(struct vgpu_header *header, const char *region_path) {
     /* seq_cst pairs with the supervisor's "set bell_wanted, then look once more". */
-    if (vgpu_exchange_seq_cst(&region->header.bell_wanted, 0U) == 1U) ring_bell(region_path);
+    if (vgpu_exchange_seq_cst(&header->bell_wanted, 0U) == 1U) ring_bell(region_path);
 }
 
 /* FNV-1a, a 32-bit word at a time: src/ring.ts has the same. */
@@ -79,6 +79,6 @@ bool vgpu_ring_publish(struct vgpu_region *region, const char *region_path, uint
         vgpu_add_relaxed(&header->ring_lost, UINT64_C(1));
         return false;
     }
-    vgpu_ring_bell(region, region_path);
+    vgpu_ring_bell(header, region_path);
     return true;
 }

@@ -27,6 +27,6 @@ bool vgpu_ring_publish(struct vgpu_region *region, const char *region_path, uint
 uint32_t vgpu_ring_check(const struct vgpu_record *record, uint64_t turn);
 
 /* Wakes the supervisor if it sleeps. */
-void vgpu_ring_bell(struct vgpu_region *region, const char *region_path);
+void vgpu_ring_bell(struct vgpu_header *header, const char *region_path);
 
 #endif

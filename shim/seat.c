@@ -75,7 +75,7 @@ _Static_assert(sizeof((struct vgpu_seat *)0)->region ==
 /* ---- telling the others ---------------------------------------------------------------------- */
 
 /* Raises limits_version of the region at `path`, so that the next launch of each of its processes
- * looks around. Only a region of ours, of our version; else nothing. */
+ * looks around, and its supervisor now. Only a region of ours, of our version; else nothing. */
 static void tell_region(const char *path) {
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     struct stat info;
@@ -87,8 +87,10 @@ static void tell_region(const char *path) {
     close(fd);
     if (header == MAP_FAILED) return;
     if (vgpu_load_acquire(&header->magic) == VGPU_MAGIC &&
-        header->layout_version == VGPU_LAYOUT_VERSION)
+        header->layout_version == VGPU_LAYOUT_VERSION) {
         vgpu_add_seq_cst(&header->limits_version, 1U);
+        vgpu_ring_bell(header, path);
+    }
     munmap(header, sizeof *header);
 }
 

@@ -21,7 +21,8 @@ enum { UNKNOWN, ATTACHED, ABSENT, FAILED };
 
 #define MAX_FORGETTERS 16
 
-static struct vgpu_session session;
+/* Ours, and those around it from the inside out. */
+static struct vgpu_session sessions[VGPU_MAX_DEPTH];
 static int status = UNKNOWN;
 static pthread_mutex_t attaching = PTHREAD_MUTEX_INITIALIZER;
 static void (*forgetters[MAX_FORGETTERS])(void);
@@ -58,10 +59,16 @@ static int open_locked(const char *path) {
     return fd;
 }
 
-static int attach(void) {
-    const char *path = getenv("VGPU_REGION");
-    if (!path || !*path) return ABSENT;
-    if (strlen(path) >= sizeof session.region_path) return fail(path, "path too long");
+/* The same devices as before a fork, in our new slot. */
+static void renew_accounts(struct vgpu_session *session) {
+    for (int i = 0; session->outer && i < VGPU_MAX_DEVICES; i++)
+        if (session->outer_accounts[i].slot) session->outer_accounts[i].slot = session->outer->slot;
+}
+
+/* Joins the session at `path`, and those around it. */
+static int join(const char *path, int depth) {
+    struct vgpu_session *session = &sessions[depth];
+    if (strlen(path) >= sizeof session->region_path) return fail(path, "path too long");
     int fd = open_locked(path);
     struct stat info;
     if (fd < 0 || fstat(fd, &info) != 0) return fail(path, strerror(errno));
@@ -77,14 +84,25 @@ static int attach(void) {
     struct vgpu_region *region = mapped;
     int index = vgpu_slot_claim(region, (uint32_t)getpid(), name);
     if (index < 0) return fail(path, "512 processes hold its slots");
-    session.region = region;
-    session.slot = &region->slots[index];
-    session.slot_index = (uint32_t)index;
-    session.pid = (uint32_t)getpid();
-    strcpy(session.region_path, path);
+    session->region = region;
+    session->slot = &region->slots[index];
+    session->slot_index = (uint32_t)index;
+    session->pid = (uint32_t)getpid();
+    strcpy(session->region_path, path);
+    session->outer = NULL;
     const struct vgpu_event event = {.kind = VGPU_EVENT_PROCESS_ATTACH, .device = VGPU_NO_DEVICE};
-    vgpu_session_event(&session, &event);
+    vgpu_session_event(session, &event);
+    if (!region->header.outer[0]) return ATTACHED;
+    if (depth + 1 == VGPU_MAX_DEPTH) return fail(path, "too many sessions inside sessions");
+    if (join(region->header.outer, depth + 1) == FAILED) return FAILED;
+    session->outer = &sessions[depth + 1];
+    renew_accounts(session);
     return ATTACHED;
+}
+
+static int attach(void) {
+    const char *path = getenv("VGPU_REGION");
+    return path && *path ? join(path, 0) : ABSENT;
 }
 
 /* The child shares the parent's mapping (harmless, and unmapped by its own attach never: it is
@@ -106,20 +124,21 @@ static struct vgpu_session *attach_once(void) {
     }
     pthread_mutex_unlock(&attaching);
     errno = saved;
-    return status == ATTACHED ? &session : NULL;
+    return status == ATTACHED ? sessions : NULL;
 }
 
 struct vgpu_session *vgpu_session_get(void) {
     int now = vgpu_load_acquire(&status);
-    if (__builtin_expect(now == ATTACHED, 1)) return &session;
+    if (__builtin_expect(now == ATTACHED, 1)) return sessions;
     return now == UNKNOWN ? attach_once() : NULL;
 }
 
 /* Says goodbye: who is missing without it was killed, or left by _exit. */
 __attribute__((destructor)) static void leave(void) {
-    if (vgpu_load_acquire(&status) != ATTACHED || session.pid != (uint32_t)getpid()) return;
+    if (vgpu_load_acquire(&status) != ATTACHED || sessions->pid != (uint32_t)getpid()) return;
     const struct vgpu_event event = {.kind = VGPU_EVENT_PROCESS_EXIT, .device = VGPU_NO_DEVICE};
-    vgpu_session_event(&session, &event);
+    for (struct vgpu_session *session = sessions; session; session = session->outer)
+        vgpu_session_event(session, &event);
 }
 
 bool vgpu_session_failed(void) {

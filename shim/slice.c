@@ -74,6 +74,52 @@ bool vgpu_slice_is_shared(const struct vgpu_pace *pace) {
     return vgpu_gang_turns_have_company(&pace->turns) || vgpu_gang_turns_are_wanted(&pace->turns);
 }
 
+/* ---- sessions inside ours ---------------------------------------------------------------------
+ */
+
+/* When the inner sessions' shares allow a slice. */
+static uint64_t inner_next(const struct vgpu_pace *pace, uint64_t now_ns) {
+    uint64_t next = 0;
+    bool bursting;
+    for (uint32_t i = 0; i < pace->inner_count; i++)
+        next = later(next, vgpu_gate_next(pace->inner[i].gate, now_ns, &bursting));
+    return next;
+}
+
+/* The slice is no longer than their shares have it. */
+static void follow_inner(const struct vgpu_pace *pace, const struct vgpu_gate *outer,
+                         struct vgpu_gate_slice *slice, uint64_t now_ns, uint64_t request_ns) {
+    for (uint32_t i = 0; i < pace->inner_count; i++) {
+        struct vgpu_gate gate = pace->inner[i].gate;
+        gate.quantum_ns = outer->quantum_ns;
+        gate.period_ns = outer->period_ns;
+        uint64_t end = vgpu_gate_follow(gate, now_ns, request_ns);
+        slice->end_ns = earlier(slice->end_ns, end);
+        slice->end_shared_ns = earlier(slice->end_shared_ns, end);
+    }
+}
+
+/* Not told if we die first: the outer session's share is what the neighbours were promised. */
+static void charge_inner(const struct vgpu_pace *pace, uint64_t busy_ns) {
+    for (uint32_t i = 0; i < pace->inner_count; i++) {
+        const struct vgpu_inner *inner = &pace->inner[i];
+        vgpu_gate_charge(inner->gate,
+                         vgpu_class_weigh(inner->header, pace->slice_class_ns, busy_ns));
+        vgpu_add_relaxed(&inner->gate.device->slices, UINT64_C(1));
+    }
+    vgpu_slice_tell_inner(pace);
+}
+
+void vgpu_slice_tell_inner(const struct vgpu_pace *pace) {
+    for (uint32_t i = 0; i < pace->inner_count; i++) {
+        struct vgpu_use *use = pace->inner[i].use;
+        vgpu_store_relaxed(&use->launches, vgpu_load_relaxed(&pace->use->launches));
+        vgpu_store_relaxed(&use->busy_ns, vgpu_load_relaxed(&pace->use->busy_ns));
+        vgpu_store_relaxed(&use->throttled_ns, vgpu_load_relaxed(&pace->use->throttled_ns));
+        vgpu_store_relaxed(&use->waits, vgpu_load_relaxed(&pace->use->waits));
+    }
+}
+
 /* ---- taking a slice -------------------------------------------------------------------------- */
 
 /* Other processes of the session that wait for a slice: all, and those served before us. */
@@ -196,12 +242,15 @@ static bool open_slice(struct vgpu_pace *pace, struct vgpu_gate_slice *slice, ui
     bool bursting;
     uint64_t next = vgpu_gate_next(gate, now_ns, &bursting);
     struct waiting waiting = slots_used(pace) > 1 ? count_waiting(pace) : (struct waiting){0};
-    *until_ns = next + YIELD_NS * earlier(waiting.before_us, 8);
+    *until_ns = later(next, inner_next(pace, now_ns)) + YIELD_NS * earlier(waiting.before_us, 8);
     if (next == 0 || *until_ns > now_ns) {
         vgpu_gang_turns_withdraw(&pace->turns, now_ns);
         if (next) return false;
         *until_ns = 0;
-        return vgpu_gate_look(gate, slice) && join_slice(pace, slice, now_ns, until_ns);
+        if (!vgpu_gate_look(gate, slice) || !join_slice(pace, slice, now_ns, until_ns))
+            return false;
+        follow_inner(pace, &gate, slice, now_ns, request_ns);
+        return true;
     }
     uint32_t *bell;
     if (!vgpu_gang_turns_take(&pace->turns, bursting, now_ns, until_ns, &bell)) {
@@ -218,6 +267,7 @@ static bool open_slice(struct vgpu_pace *pace, struct vgpu_gate_slice *slice, ui
     vgpu_gang_open(gate.device, slice->epoch, pace->device);
     if (pace->turns.count > 1) vgpu_gang_turns_ring(&pace->turns);
     if (waiting.all) vgpu_store_seq_cst(&gate.device->gate_wanted, slice->epoch);
+    follow_inner(pace, &gate, slice, now_ns, request_ns);
     return true;
 }
 
@@ -346,6 +396,7 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     pace->joined = false;
     vgpu_grant_revoke(&pace->grant);
     vgpu_add_relaxed(&use->busy_ns, drained - begun);
+    charge_inner(pace, drained - begun);
     vgpu_store_release(&use->gate_drained_ns, drained);
     uint64_t busy = slice.epoch;
     if (!vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0))) {

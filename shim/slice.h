@@ -54,7 +54,14 @@ struct vgpu_pace {
     bool helped;              /* beyond the slice's end we have launched what a peer waits for */
     uint32_t closer;          /* 1: some thread is in vgpu_slice_close_step */
 
-    struct vgpu_session *session;
+    struct vgpu_session *session; /* the outermost that we are in */
+    /* Those inside it, whose shares bind us too: their gates are followed, never opened. */
+    struct vgpu_inner {
+        struct vgpu_gate gate;
+        const struct vgpu_header *header;
+        struct vgpu_use *use;
+    } inner[VGPU_MAX_DEPTH - 1];
+    uint32_t inner_count;
     struct vgpu_gate gate;        /* our gang's, as if the session were alone: see vgpu_rota_gate */
     struct vgpu_rota rota;        /* our session among the others on this device … */
     struct vgpu_gang_turns turns; /* … and on its peers */
@@ -71,6 +78,9 @@ uint64_t vgpu_slice_end_ns(const struct vgpu_pace *pace, uint64_t now_ns);
 /* True if other sessions are active: less work is let run ahead of the GPU, and a kernel of unknown
  * length runs alone. */
 bool vgpu_slice_is_shared(const struct vgpu_pace *pace);
+
+/* What our accounts in the inner sessions tell of this process is what the outermost's does. */
+void vgpu_slice_tell_inner(const struct vgpu_pace *pace);
 
 /* True if the slice is over but a peer of our gang needs us to go on. */
 bool vgpu_slice_helps(const struct vgpu_pace *pace);

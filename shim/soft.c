@@ -22,6 +22,7 @@ VGPU_EXPORT int vgpu_memory_get(int ordinal, struct vgpu_memory *memory, size_t 
     if (!memory) return refuse(EINVAL);
     uint32_t index = vgpu_device_index(session, ordinal);
     if (index == VGPU_NO_DEVICE) return refuse(ENODEV);
+    const struct vgpu_account account = vgpu_session_account(session, index);
     const struct vgpu_device *device = &session->region->devices[index];
     const struct vgpu_use *use = &session->slot->use[index];
     int64_t own = (int64_t)vgpu_load_relaxed(&use->charged_bytes) +
@@ -30,7 +31,7 @@ VGPU_EXPORT int vgpu_memory_get(int ordinal, struct vgpu_memory *memory, size_t 
     if (!soft) soft = session->region->header.default_soft_bytes;
     uint32_t pressure = vgpu_load_relaxed(&device->pressure);
     const struct vgpu_memory now = {
-        .limit = vgpu_ledger_limit(session->region, index),
+        .limit = vgpu_account_limit(&account),
         .soft = soft ? soft : VGPU_MEMORY_UNLIMITED,
         .used = vgpu_ledger_used(session->region, index),
         .peak = vgpu_load_relaxed(&device->peak_bytes),

@@ -21,7 +21,7 @@ static inline void vgpu_soft_ring(struct vgpu_region *region, const char *region
     uint32_t *crossed = &region->devices[device].pressure_crossed;
     if (__builtin_expect(vgpu_load_relaxed(crossed) == 1U, 0)) {
         vgpu_store_relaxed(crossed, 2U);
-        vgpu_ring_bell(region, region_path);
+        vgpu_ring_bell(&region->header, region_path);
     }
 }
 

@@ -2,6 +2,8 @@
 
 export const MAGIC = 0x6e6f697567707631n;
 export const LAYOUT_VERSION = 5;
+export const OUTER_BYTES = 128;
+export const MAX_DEPTH = 4;
 export const MAX_DEVICES = 16;
 export const MAX_SLOTS = 512;
 export const RING_RECORDS = 2048;
@@ -25,7 +27,7 @@ export const GANG = { AUTO: 0, ON: 1, OFF: 2 } as const;
 
 /** Byte offsets in `struct vgpu_header`. */
 export const header = {
-  bytes: 448,
+  bytes: 576,
   magic: 0,
   layout_version: 8,
   region_bytes: 12,
@@ -55,13 +57,14 @@ export const header = {
   board_dir: 176,
   mps: 336,
   header_spare: 340,
-  audit_ns: 344,
-  gang_members: 352,
-  header_pad: 360,
-  ring_head: 384,
-  ring_lost: 392,
-  unknown_calls: 400,
-  ring_pad: 408,
+  outer: 344,
+  audit_ns: 472,
+  gang_members: 480,
+  header_pad: 488,
+  ring_head: 512,
+  ring_lost: 520,
+  unknown_calls: 528,
+  ring_pad: 536,
 } as const;
 
 /** Byte offsets in `struct vgpu_device`. */
@@ -154,11 +157,11 @@ export const record = {
 
 /** Byte offsets in `struct vgpu_region`. */
 export const region = {
-  bytes: 1349056,
+  bytes: 1349184,
   header: 0,
-  devices: 448,
-  slots: 5568,
-  ring: 1086912,
+  devices: 576,
+  slots: 5696,
+  ring: 1087040,
 } as const;
 
 /** Byte offsets in `struct vgpu_board_header`. */

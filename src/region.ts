@@ -47,6 +47,8 @@ export interface RegionContent {
   audit: boolean;
   /** Its processes use the MPS daemon that vgpu started. */
   mps?: boolean;
+  /** Path of the region of the session around this one. */
+  outer?: string;
   /** Where the boards lie (board.ts); the region's own directory if it is not given. */
   boardDirectory?: string;
 }
@@ -62,7 +64,10 @@ export interface SessionHead {
   devices: { uuid: string; at: number }[];
 }
 
-/** The other sessions in the state directory that this version made; call it after the sweep, then all of them live. */
+/**
+ * The other sessions in the state directory that this version made; call it after the sweep, then all
+ * of them live. Those inside others are left out: what they have is part of what the outer one has.
+ */
 export function readSessions(directory: string): SessionHead[] {
   const names = (listDirectory(directory) ?? []).filter((name) => /^[0-9a-z]{6}$/.test(name));
   return names.flatMap((session) => {
@@ -72,7 +77,7 @@ export function readSessions(directory: string): SessionHead[] {
     const isCurrent =
       view.getBigUint64(layout.header.magic, true) === layout.MAGIC &&
       view.getUint32(layout.header.layout_version, true) === layout.LAYOUT_VERSION;
-    if (!isCurrent) return [];
+    if (!isCurrent || bytes[layout.header.outer] !== 0) return [];
     const devices = Array.from({ length: layout.MAX_DEVICES }, (_, index) => deviceOffset(index))
       .filter((at) => view.getUint32(at + layout.device.state, true) === layout.DEVICE.READY)
       .map((at) => {
@@ -235,6 +240,7 @@ function fill(region: Region, session: string, content: RegionContent): void {
   region.store32(header.mps, content.mps ? 1 : 0);
   region.store64(header.default_context_bytes, BigInt(content.contextBytes));
   region.copy(header.board_dir, Buffer.from(content.boardDirectory ?? ""));
+  region.copy(header.outer, Buffer.from(content.outer ?? ""));
   content.devices.forEach((device, index) => {
     const at = deviceOffset(index);
     region.copy(at + layout.device.uuid, uuidBytes(device.uuid));

@@ -2,7 +2,7 @@ import { findBoardDirectory } from "./board.ts";
 import type { Probe } from "./context-table.ts";
 import { type ContextCosts, needsCards, resolveContent, visibleDevices } from "./devices.ts";
 import { hasDriver } from "./driver.ts";
-import { quote, VgpuError } from "./errors.ts";
+import { VgpuError } from "./errors.ts";
 import { type Changes, endAs, type Ending, launch, type Target } from "./launch.ts";
 import { readLauncher } from "./launcher.ts";
 import { header } from "./layout.gen.ts";
@@ -10,6 +10,7 @@ import { listDirectory, monotonicNs, readText } from "./libc.ts";
 import type { Plan } from "./limits.ts";
 import type { Place } from "./modes.ts";
 import type { Nvml } from "./nvml.ts";
+import type { Outer } from "./outer.ts";
 import { findObstacle } from "./reach.ts";
 import { createRegion, type OwnRegion, type Region, type RegionContent } from "./region.ts";
 import { say } from "./report/words.ts";
@@ -48,12 +49,8 @@ export async function runSession(plan: Plan): Promise<number> {
 
 /** Runs the plan's command under its limits, from the first check to the last clean-up. */
 export async function holdSession(plan: Plan, audience: Audience): Promise<Summary> {
-  const outer = process.env["VGPU_REGION"];
-  if (outer) {
-    throw new VgpuError(`already inside a vgpu session (VGPU_REGION=${quote(outer)})`, {
-      hint: "sessions inside sessions are not supported yet; run the command without vgpu run",
-    });
-  }
+  const around = process.env["VGPU_REGION"];
+  const outer = around ? new (await import("./outer.ts")).Outer(around) : null;
   const directory = openStateDirectory();
   sweep(directory);
   const shim = await findShim();
@@ -68,13 +65,18 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const boardDirectory = findBoardDirectory(simulation) ?? directory;
   const place = findPlace(directory, boardDirectory, shim, simulation, nvml);
   if (isDriven) await reapMps(place);
-  const made = isDriven
-    ? await join(plan, place, { ...content, boardDirectory }, changes, nvml)
-    : { own: createRegion(directory, { ...content, boardDirectory }), partitions: [] };
+  const whole = { ...content, boardDirectory };
+  const made =
+    outer !== null
+      ? enclose(plan, directory, whole, outer)
+      : isDriven
+        ? await join(plan, place, whole, changes, nvml)
+        : { own: createRegion(directory, whole), partitions: [] };
   await using own = new Owned(made.own, place);
   const { region, session } = own;
   changes.set = { ...changes.set, VGPU_REGION: region.path };
-  changes.suffix = { LD_PRELOAD: shim.library };
+  if (outer === null) changes.suffix = { LD_PRELOAD: shim.library };
+  else changes.set["LD_PRELOAD"] = outer.replaceShim(process.env["LD_PRELOAD"], shim.library);
   const startNs = monotonicNs();
   using target = launch(shim, plan.target.words, changes);
   own.target = target.pid;
@@ -164,6 +166,19 @@ async function prepare(
   return { content: resolveContent(plan, cards, costs), changes };
 }
 
+/** What one `vgpu run` has made. */
+interface Made {
+  own: OwnRegion;
+  partitions: CardPartition[];
+}
+
+/** Makes the region of a session inside another: it promises nothing to others that the outer one has not promised. */
+function enclose(plan: Plan, directory: string, content: RegionContent, outer: Outer): Made {
+  const notes = outer.note(plan);
+  if (!plan.report.quiet) notes.forEach(say);
+  return { own: createRegion(directory, { ...content, outer: outer.path }), partitions: [] };
+}
+
 /** Makes the session's region. Looking at what others hold and joining them are one step: of two that start together one sees the other. */
 async function join(
   plan: Plan,
@@ -171,7 +186,7 @@ async function join(
   content: RegionContent,
   changes: Changes,
   nvml: NvmlOnDemand,
-): Promise<{ own: OwnRegion; partitions: CardPartition[] }> {
+): Promise<Made> {
   const { directory } = place;
   using lock = await lockStateDirectory(directory);
   const isSpatial = asksForSpatial(plan) || plan.mps === "on";

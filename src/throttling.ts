@@ -57,10 +57,10 @@ export class Throttling {
     return this.#turns.get(device) ?? NO_TURNS;
   }
 
-  /** Looks at the boards and reports, both at most once a second. */
-  look(): void {
+  /** Looks at the boards and reports, both at most once a second; at the boards also when they `haveChanged`. */
+  look(haveChanged = false): void {
     for (const device of this.#census.devices()) {
-      this.#readBoard(device, REPORT_NS);
+      this.#readBoard(device, haveChanged ? 0n : REPORT_NS);
       this.#report(device, REPORT_NS);
     }
   }

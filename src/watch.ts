@@ -66,6 +66,7 @@ export class Watch {
   #isLooking = false;
   #lookedNs = 0n;
   #fingerprint = 0;
+  #limitsVersion = 0;
   #before = { memory: "", compute: 0 };
 
   /** `start`: what the region was made with; `target`: the pid that vgpu started. */
@@ -109,12 +110,13 @@ export class Watch {
     }
   }
 
-  /** A shim waits for a fresh look at NVML, or has crossed the next level of pressure. */
+  /** A shim waits for a fresh look at NVML, or has crossed the next level of pressure; or limits have changed, or who shares a GPU. */
   answerBell(): void {
     const isAsked =
       this.#region.load32(header.audit_wanted) !== this.#region.load32(header.audit_done);
     // The answer first: it is waited for.
     if (isAsked) this.#startAudit().then(() => this.#nudge());
+    else if (this.#region.load32(header.limits_version) !== this.#limitsVersion) this.#nudge();
     else if (this.#pressure.isCrossed(this.#census.devices())) this.#nudge();
   }
 
@@ -141,7 +143,9 @@ export class Watch {
     if (isWanted && !isFresh) this.#startAudit();
     this.#limitChanges.look(devices, [...this.#census.members.values()]);
     for (const device of devices) this.#checkLimit(device);
-    this.#throttling.look();
+    const version = this.#region.load32(header.limits_version);
+    this.#throttling.look(version !== this.#limitsVersion); // raised too when a seat is taken or freed
+    this.#limitsVersion = version;
     return moved;
   }
 

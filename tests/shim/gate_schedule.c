@@ -207,7 +207,60 @@ static void test_race(void) {
     check(never == 0, "8 threads: epochs never opened", never, 0);
 }
 
+/* A session inside another one: the outer gate opens slices, the inner one is followed. */
+static double follow(uint32_t outer_ppm, uint32_t inner_ppm, uint64_t kernel_ns) {
+    struct vgpu_device devices[2];
+    struct vgpu_gate outer = fresh(&devices[0], outer_ppm), inner = fresh(&devices[1], inner_ppm);
+    uint64_t now = START, request = now, work = 0;
+    while (now < START + 4000 * MS) {
+        struct vgpu_gate_slice slice;
+        bool bursting;
+        uint64_t next = vgpu_gate_next(inner, now, &bursting);
+        if (next > now || vgpu_gate_ask(outer, now, request, &slice) != VGPU_GATE_OPENED) {
+            now = next > now ? next : slice.until_ns;
+            continue;
+        }
+        uint64_t end = vgpu_gate_follow(inner, now, request), gpu = now;
+        if (end > slice.end_ns) end = slice.end_ns;
+        do gpu += kernel_ns;
+        while (gpu + kernel_ns / 2 <= end);
+        work += gpu - now;
+        vgpu_gate_begin_close(outer, slice.epoch);
+        vgpu_gate_close(outer, slice.epoch, gpu);
+        vgpu_gate_charge(inner, gpu - now);
+        now = request = gpu;
+    }
+    return 100.0 * (double)work / (double)(now - START);
+}
+
+static void test_nested(void) {
+    const uint32_t shares[][2] = {{50, 25}, {25, 50}, {100, 25}, {25, 100}, {60, 50}, {90, 10}};
+    for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
+        double least = shares[i][0] < shares[i][1] ? shares[i][0] : shares[i][1], worst = 0;
+        const uint64_t kernels[] = {10 * US, 460 * US, 5 * MS};
+        for (size_t k = 0; k < 3; k++) {
+            double got = follow(shares[i][0] * 10000, shares[i][1] * 10000, kernels[k]);
+            if (away(got, least) > away(worst, least) || k == 0) worst = got;
+        }
+        char name[80];
+        snprintf(name, sizeof name, "%u %% inside %u %%: the lesser share holds", shares[i][1],
+                 shares[i][0]);
+        check(away(worst, least) < 1.5, name, worst, least);
+    }
+    struct vgpu_device device;
+    struct vgpu_gate gate = fresh(&device, 250000);
+    uint64_t end = vgpu_gate_follow(gate, START + 1000 * MS, START + 1000 * MS);
+    vgpu_gate_charge(gate, 100 * MS);
+    bool bursting;
+    double wait = (double)(vgpu_gate_next(gate, 0, &bursting) - START) / 1e6;
+    check(away(wait, 1350) < 0.1, "no more than the credit is saved up", wait, 1350);
+    check(end - START == 1000 * MS + 50 * MS / 3, "and a slice behind its schedule may go on",
+          (double)(end - START) / 1e6, 1016.667);
+    check(device.charged_ns == 100 * MS, "what was used is told", (double)device.charged_ns, 1e8);
+}
+
 int main(void) {
+    test_nested();
     test_shares();
     test_small_demand();
     test_credit();

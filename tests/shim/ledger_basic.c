@@ -12,7 +12,7 @@
 static struct vgpu_account account_of(struct vgpu_region *region, uint32_t pid) {
     int slot = vgpu_slot_claim(region, pid, "test");
     if (slot < 0) abort();
-    return (struct vgpu_account){region, &region->slots[slot], 0};
+    return (struct vgpu_account){region, &region->slots[slot], 0, NULL};
 }
 
 static void limits(void) {
@@ -125,7 +125,41 @@ static void leaders(void) {
     equal((uint64_t)vgpu_slot_reap(region), 1, "the last thread does");
 }
 
+/* A session inside another one: what is charged counts in both. */
+static void nested(void) {
+    struct vgpu_region *outer = region_new(100 * MiB), *inner = region_new(60 * MiB);
+    struct vgpu_account around = account_of(outer, (uint32_t)getpid());
+    struct vgpu_account me = account_of(inner, (uint32_t)getpid());
+    struct vgpu_account neighbour = account_of(outer, (uint32_t)getppid());
+    me.outer = &around;
+    equal(vgpu_account_limit(&me), 60 * MiB, "nested: the least limit");
+    check(vgpu_ledger_reserve(&me, 50 * MiB), "nested: fits in both", 0, 0);
+    equal(vgpu_ledger_used(inner, 0), 50 * MiB, "nested: charged inside");
+    equal(vgpu_ledger_used(outer, 0), 50 * MiB, "nested: and outside");
+    equal(vgpu_account_left(&me), 10 * MiB, "nested: the least left");
+    check(!vgpu_ledger_reserve(&me, 20 * MiB), "nested: too much inside", 0, 0);
+    check(vgpu_ledger_refusal().where == &me, "nested: refused inside", 0, 0);
+    check(vgpu_ledger_reserve(&neighbour, 45 * MiB), "nested: a neighbour outside", 0, 0);
+    check(!vgpu_ledger_reserve(&me, 10 * MiB), "nested: too much outside", 0, 0);
+    check(vgpu_ledger_refusal().where == &around, "nested: refused outside", 0, 0);
+    equal(vgpu_ledger_refusal().used, 95 * MiB, "nested: by what is used there");
+    equal(vgpu_ledger_used(inner, 0), 50 * MiB, "nested: no trace inside");
+    equal(inner->devices[0].peak_bytes, 50 * MiB, "nested: nor in the peak");
+    equal(vgpu_account_left(&me), 5 * MiB, "nested: left is the outer's");
+    check(vgpu_account_tightest(&me).where == &around, "nested: the tightest", 0, 0);
+    check(vgpu_account_fits(&me), "nested: all fits", 0, 0);
+    outer->devices[0].mem_limit = 90 * MiB;
+    check(!vgpu_account_fits(&me), "nested: the outer limit was lowered", 0, 0);
+    vgpu_ledger_refund(&me, 50 * MiB);
+    equal(vgpu_ledger_used(inner, 0), 0, "nested: given back inside");
+    equal(vgpu_ledger_used(outer, 0), 45 * MiB, "nested: and outside");
+    vgpu_ledger_denied(&me);
+    equal(inner->devices[0].denials, 1, "nested: a denial is counted inside");
+    equal(outer->devices[0].denials, 0, "nested: and not outside");
+}
+
 int main(void) {
+    nested();
     limits();
     exact();
     drift();

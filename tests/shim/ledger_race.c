@@ -21,7 +21,7 @@ static struct arena *arena;
 static struct vgpu_account join(struct vgpu_region *region) {
     int slot = vgpu_slot_claim(region, (uint32_t)getpid(), "racer");
     if (slot < 0) abort();
-    return (struct vgpu_account){region, &region->slots[slot], 0};
+    return (struct vgpu_account){region, &region->slots[slot], 0, NULL};
 }
 
 /* The number-th barrier of `parties`. */

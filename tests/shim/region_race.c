@@ -37,7 +37,7 @@ static uint64_t pressed;              /* pressure */
 
 static void *holds(void *argument) {
     const struct side *side = argument;
-    const struct vgpu_account account = {side->region, side->slot, 0};
+    const struct vgpu_account account = {side->region, side->slot, 0, NULL};
     while (!vgpu_load_relaxed(&stop)) {
         uint64_t bytes = (random_below(20) + 2) * MiB;
         if (!vgpu_ledger_reserve(&account, bytes)) {
@@ -82,7 +82,7 @@ static void *comes(void *argument) {
         if (posix_spawnp(&pid, "sleep", NULL, NULL, words, NULL)) abort();
         int index = vgpu_slot_claim(side->region, (uint32_t)pid, "sleep");
         if (index < 0) abort();
-        const struct vgpu_account account = {side->region, &side->region->slots[index], 0};
+        const struct vgpu_account account = {side->region, &side->region->slots[index], 0, NULL};
         uint64_t owner = vgpu_load_acquire(&account.slot->owner);
         vgpu_ledger_reserve(&account, MiB);
         vgpu_slot_reap(side->region);
