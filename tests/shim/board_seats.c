@@ -1,6 +1,6 @@
 /* A board is made whole by whoever comes first, sessions get seats of their own, processes of one
  * session share one, the seats of the dead come back, and kills at any moment spoil nothing.
- * Sources: shim/board.c shim/slot.c shim/wait.c. */
+ * Sources: shim/ring.c shim/board.c shim/slot.c shim/wait.c. */
 #include "memory_check.h"
 
 #include <fcntl.h>
