@@ -32,6 +32,9 @@
 
 #define VGPU_GATE_CREDIT_NS UINT64_C(50000000) /* what an idle session may have saved up */
 #define VGPU_GATE_PERIOD_NS UINT64_C(4000000)  /* alone: a slice is share × this … */
+#define VGPU_GATE_PERIOD_BOUND_NS                                                                  \
+    UINT64_C(40000000) /* for a program whose launches set the pace: each nap costs it its caches  \
+                        */
 #define VGPU_GATE_PERIOD_SHARED_NS                                                                 \
     UINT64_C(20000000)                             /* while another process waits for its slice:   \
                                                       a hand-over costs the card 150 µs */

@@ -282,6 +282,7 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         *until = now + 20000;
         return WAIT_GPU;
     }
+    vgpu_slice_note_rest(pace, request);
     if (pace->joined && pace->started) {
         bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS;
         if (quiet && !pace->drained_ns && !pace->looked) return LOOK;
@@ -307,6 +308,7 @@ static inline void count(struct vgpu_pace *pace, struct vgpu_track *track,
     track->planned_end_ns = later(later(now, pace->slice.open_ns), track->planned_end_ns) + flight;
     pace->flight_end_ns = later(pace->flight_end_ns, track->flight_end_ns);
     pace->planned_end_ns = later(pace->planned_end_ns, track->planned_end_ns);
+    pace->ahead_ns = later(pace->ahead_ns, track->planned_end_ns - now);
     pace->slice_flight_ns += flight;
     pace->slice_class_ns[entry->talks ? VGPU_CLASS_COMMUNICATION : track->class] += flight;
     if (pace->last_submit_ns && pace->last_lane != &lane) pace->mixed_ns = now;
@@ -337,7 +339,7 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     if (!pace->overrun_ns && track->flight_end_ns > pace->slice.end_ns)
         pace->overrun_ns = track->flight_end_ns;
     pace->drained_ns = 0;
-    pace->looked = false;
+    pace->looked = pace->rested = pace->gave_up = false;
     pace->started = true;
 }
 
@@ -613,7 +615,10 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
         vgpu_slice_look(pace, true);
     }
     pthread_mutex_lock(&pace->lock);
-    if (vgpu_slice_flight(pace, now) == 0 && pace->started) pace->drained_ns = now;
+    if (vgpu_slice_flight(pace, now) == 0 && pace->started) {
+        pace->drained_ns = now;
+        vgpu_slice_rest(pace, now);
+    }
     pthread_mutex_unlock(&pace->lock);
 }
 

@@ -13,6 +13,9 @@
  * GOOD_NS: a waiter's wake-up takes part of that, and 50 to 400 us too early does no harm. */
 #define HAND_OVER_NS UINT64_C(150000)
 #define GOOD_NS UINT64_C(100000)
+#define BOUND_AHEAD_NS UINT64_C(500000)
+#define BOUND_SLICES 4U /* so many in a row, and launches set the program's pace */
+#define STRETCHES 4U    /* so many alike, and the next one's end is taken for granted */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -215,7 +218,8 @@ static void form_gang(struct vgpu_pace *pace, uint64_t now_ns) {
     pace->gate.device = &region->devices[pace->turns.order[0]];
     bool alone = pace->turns.count == 1;
     pace->gate.share_ppm = alone ? 0 : vgpu_gang_share(region, members);
-    pace->gate.period_ns = alone ? 0 : VGPU_GANG_PERIOD_NS;
+    bool bound = pace->bound_slices >= BOUND_SLICES;
+    pace->gate.period_ns = !alone ? VGPU_GANG_PERIOD_NS : bound ? VGPU_GATE_PERIOD_BOUND_NS : 0;
 }
 
 /* A slice is open. Takes our device's part of it, if it is to be had. */
@@ -287,7 +291,7 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->started = pace->looked = pace->helped = false;
     pace->stuck = pace->was_stuck = false;
     pace->drain_due_ns = 0;
-    pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = 0;
+    pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = pace->ahead_ns = 0;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
     return true;
@@ -358,6 +362,14 @@ static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
     pace->overlap = (uint32_t)((3 * pace->overlap + measured) / 4);
 }
 
+/* A thread that sleeps while it is held back finds cold caches when it goes on. Where launches
+ * never get far ahead of the GPU that is time lost, so such a program is to be held back seldom. */
+static void learn_bound(struct vgpu_pace *pace, uint64_t took_ns) {
+    if (took_ns < VGPU_GATE_PAUSE_NS) return;
+    bool bound = pace->ahead_ns < earlier(took_ns / 8, BOUND_AHEAD_NS);
+    pace->bound_slices = bound ? pace->bound_slices + (pace->bound_slices < BOUND_SLICES) : 0;
+}
+
 /* When the last part of the slice had drained, ours at drained_ns. */
 static uint64_t last_drain(const struct vgpu_pace *pace, uint64_t drained_ns) {
     for (uint32_t i = 0; pace->turns.count > 1 && i < slots_used(pace); i++) {
@@ -397,6 +409,7 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     vgpu_grant_revoke(&pace->grant);
     vgpu_add_relaxed(&use->busy_ns, drained - begun);
     charge_inner(pace, drained - begun);
+    learn_bound(pace, drained - begun);
     vgpu_store_release(&use->gate_drained_ns, drained);
     uint64_t busy = slice.epoch;
     if (!vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0))) {
@@ -415,6 +428,38 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
         vgpu_gang_turns_forget(&pace->turns); /* peers go on: who leaves last frees them */
     }
     if (wanted) vgpu_gang_turns_ring(&pace->turns);
+}
+
+/* ---- programs that rest
+ * ------------------------------------------------------------------------ */
+
+/* True if the stretch has come to where the last ones ended. */
+static bool rests_now(const struct vgpu_pace *pace) {
+    return pace->stretches_alike >= STRETCHES &&
+           pace->admitted - pace->stretch_from >= pace->stretch_usual;
+}
+
+void vgpu_slice_note_rest(struct vgpu_pace *pace, uint64_t request_ns) {
+    if (!pace->drained_ns || pace->rested) return;
+    pace->rested = true;
+    if (request_ns <= pace->drained_ns + VGPU_GATE_PAUSE_NS) {
+        if (pace->gave_up) pace->stretches_alike = 0;
+        return;
+    }
+    uint32_t launches = pace->admitted - pace->stretch_from, usual = pace->stretch_usual;
+    bool alike = launches <= usual + usual / 8 && launches + usual / 8 >= usual;
+    pace->stretches_alike = alike ? pace->stretches_alike + (pace->stretches_alike < STRETCHES) : 0;
+    pace->stretch_usual = alike && usual > launches ? usual : launches;
+    pace->stretch_from = pace->admitted;
+}
+
+void vgpu_slice_rest(struct vgpu_pace *pace, uint64_t drained_ns) {
+    if (!pace->joined || !pace->started || !rests_now(pace)) return;
+    bool wanted =
+        vgpu_gang_turns_are_wanted(&pace->turns) || is_wanted_inside(pace, pace->slice.epoch);
+    if (!wanted) return;
+    pace->gave_up = true;
+    vgpu_slice_leave(pace, drained_ns);
 }
 
 /* Puts the last, timed mark behind everything in flight. */

@@ -28,6 +28,7 @@ struct vgpu_pace {
     uint64_t flight_end_ns;  /* predicted: the last track's work has ended */
     uint64_t planned_end_ns; /* the same, as planned when it was submitted */
     uint64_t last_submit_ns;
+    uint64_t ahead_ns; /* the most that launches of this slice were ahead of the GPU, as planned */
     const void *last_lane; /* the thread that submitted last */
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
     uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
@@ -43,9 +44,16 @@ struct vgpu_pace {
     uint64_t overrun_ns;     /* predicted end of the first launch that ends after the slice; or 0 */
     uint64_t promised_ns;    /* the drain as predicted when the turn was to be given up; or 0 */
     uint64_t drain_error_ns; /* how far predicted drains lie from measured ones */
-    uint32_t stalls;         /* in a row: see stall.h */
-    uint32_t tails_marked;   /* epoch whose tails carry their last mark */
-    uint32_t wanted_epoch;   /* another's slice that we wait for, … */
+    /* A stretch: what is launched between two pauses too long to belong to a slice. */
+    uint32_t stretch_from;    /* `admitted` when it began */
+    uint32_t stretch_usual;   /* launches of the last ones … */
+    uint32_t stretches_alike; /* … and how many of them had about so many */
+    bool rested;              /* the pause that goes on has been counted … */
+    bool gave_up;             /* … and taken for a long one before it was */
+    uint32_t bound_slices;    /* in a row, in which launches were never far ahead of the GPU */
+    uint32_t stalls;          /* in a row: see stall.h */
+    uint32_t tails_marked;    /* epoch whose tails carry their last mark */
+    uint32_t wanted_epoch;    /* another's slice that we wait for, … */
     uint64_t wanted_since_ns; /* … since when */
     uint32_t *waits_on;       /* bell that announces what we wait for, if it is not our own */
     uint64_t drain_done_ns;   /* of the gang's part that we drain: what had been done … */
@@ -102,6 +110,15 @@ void vgpu_slice_look(struct vgpu_pace *pace, bool tails);
 /* Leaves the slice, and closes it if no peer is still in it: our work had drained at drained_ns.
  * Caller holds the lock. */
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns);
+
+/* The program is about to launch, first wanted at request_ns: whether it has rested since its work
+ * had drained. Caller holds the lock. */
+void vgpu_slice_note_rest(struct vgpu_pace *pace, uint64_t request_ns);
+
+/* The program has waited for all of its work: where it is known to rest then and somebody else
+ * wants the GPU, gives our slice up at once, with no watcher to be woken first. Caller holds the
+ * lock. */
+void vgpu_slice_rest(struct vgpu_pace *pace, uint64_t drained_ns);
 
 /* One step, without waiting, towards draining and leaving this slice of ours. True once we have
  * left it: another thread may have done it, and be in the next one. */

@@ -141,11 +141,16 @@ static void test_timed(void) {
 int main(void) {
     test_calls();
     test_timed();
-    double one = share_of_threads(1, false, 250000), four = share_of_threads(4, false, 250000);
+    double one = share_of_threads(1, false, 250000);
+    check(region->devices[0].slices > 400, "one thread that fills the GPU: slices in 2 s",
+          (double)region->devices[0].slices);
+    double four = share_of_threads(4, false, 250000);
     check(one > 24 && one < 26, "one thread at 25 %", one);
     check(four > 23.5 && four < 26, "four threads with a stream each at 25 %", four);
     double bound = launches_of(launch_bound, 250000, 2e9 / 4e3);
     check(bound > 24 && bound < 26, "launches of 2 us kernels, one each 4 us, at 25 %", bound);
+    check(region->devices[0].slices < 2000 / 40 + 30, "… is held back seldom: slices in 2 s",
+          (double)region->devices[0].slices);
     double bursts = launches_of(in_bursts, 650000, 2e9 / 400e3 * 50);
     check(bursts > 97 && bursts < 101, "200 us in 400 us are half: not held back at 65 %", bursts);
     bursts = launches_of(in_bursts, 300000, 2e9 / 400e3 * 50);

@@ -25,22 +25,7 @@ rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1"; }
 # In percent of the native rate; 0 if one of them came to nothing.
 percent() { awk -v a="$(rate "$1")" -v b="$(rate base)" 'BEGIN { print (b > 0 ? 100 * a / b : 0) }'; }
 
-# cell MEASURE [ARGUMENT …]: MEASURE prints a line "GOT WANTED TOLERANCE NAME" a check, in points. A busy
-# machine spoils one measurement, seldom two: a cell fails when three have failed, as they do where the
-# share is not kept.
-cell() {
-    local attempt verdict
-    for attempt in 1 2 3; do
-        verdict=$("$@" | awk -v attempt=$attempt '{
-            good = $1 >= $2 - $3 && $1 <= $2 + $3
-            printf "%s", good ? "ok" : "not ok"
-            for (i = 4; i <= NF; i++) printf " %s", $i
-            printf ": %.1f of %.1f ± %.1f%s\n", $1, $2, $3, (attempt > 1 ? ", attempt " attempt : "") }
-            END { if (!NR) print "not ok: nothing was measured" }')
-        case $verdict in *"not ok"*) ;; *) break ;; esac
-    done
-    echo "$verdict"
-}
+. tests/shim/cells.sh
 
 alone() {
     fresh 250000

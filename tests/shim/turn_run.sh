@@ -25,104 +25,102 @@ fresh() { wait; rm -f "$out"/state/board-*; }
 rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1.json"; }
 percent() { awk -v a="$(rate "$1")" -v b="$base" 'BEGIN { print 100 * a / b }'; }
 board() { "$out/make_region" board "$out"/state/board-*; }
-# within NAME GOT WANTED TOLERANCE, all in points
-within() {
-    awk -v name="$1" -v got="$2" -v wanted="$3" -v tolerance="$4" 'BEGIN {
-        good = got >= wanted - tolerance && got <= wanted + tolerance
-        printf "%s %s: %.1f of %.1f ± %.1f\n", good ? "ok" : "not ok", name, got, wanted, tolerance
-        exit !good }'
-}
-
 base=200 # kernels of 5 ms a second
 
-for case in "500000 500000" "250000 750000" "250000 500000"; do
-    set -- $case
+. tests/shim/cells.sh
+
+# Each measures once, for `cell`.
+shares() {
     fresh
     session a "$1"; session b "$2"
     load a --seconds 3 >"$out/a.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
-    within "$case: the first" "$(percent a)" "$(($1 / 10000))" 5
-    within "$case: the second" "$(percent b)" "$(($2 / 10000))" 5
-done
+    echo "$(percent a) $(($1 / 10000)) 5 $1 beside $2 ppm: the first"
+    echo "$(percent b) $(($2 / 10000)) 5 $1 beside $2 ppm: the second"
+}
 
-fresh
-session a 1000000; session b 250000
-load a --seconds 3 >"$out/a.json" &
-load b --seconds 3 >"$out/b.json" &
-wait
-within "25 % beside a session without a share" "$(percent b)" 25 5
-within "a session without a share has the rest" "$(percent a)" 73 7
+beside_unlimited() {
+    fresh
+    session a 1000000; session b 250000
+    load a --seconds 3 >"$out/a.json" &
+    load b --seconds 3 >"$out/b.json" &
+    wait
+    echo "$(percent b) 25 5 25 % beside a session without a share"
+    echo "$(percent a) 73 7 a session without a share has the rest"
+}
 
 # It began alone, ungated, and takes turns once another session comes; then it is alone again.
-fresh
-session a 1000000; session b 500000
-load a --seconds 4 >"$out/a.json" &
-sleep 1
-load b --seconds 2 >"$out/b.json" &
-wait
-within "a newcomer beside an unlimited session" "$(percent b)" 50 6
-within "the unlimited session, before, beside and after" "$(percent a)" 75 8
+newcomer() {
+    fresh
+    session a 1000000; session b 500000
+    load a --seconds 4 >"$out/a.json" &
+    sleep 1
+    load b --seconds 2 >"$out/b.json" &
+    wait
+    echo "$(percent b) 50 6 a newcomer beside an unlimited session"
+    echo "$(percent a) 75 8 the unlimited session, before, beside and after"
+}
 
-fresh
-session a 500000; session b 500000
-load a --seconds 3 >"$out/a1.json" &
-load a --seconds 3 >"$out/a2.json" &
-load b --seconds 3 >"$out/b.json" &
-wait
-within "two processes at 50 % beside another session" "$(awk "BEGIN { print $(percent a1) + $(percent a2) }")" 49 6
-within "the other session" "$(percent b)" 49 6
+two_processes() {
+    fresh
+    session a 500000; session b 500000
+    load a --seconds 3 >"$out/a1.json" &
+    load a --seconds 3 >"$out/a2.json" &
+    load b --seconds 3 >"$out/b.json" &
+    wait
+    echo "$(awk "BEGIN { print $(percent a1) + $(percent a2) }") 49 6 two processes at 50 % beside another session"
+    echo "$(percent b) 49 6 the other session"
+}
 
-fresh
-session a 250000; session b 500000
-"$out/make_region" set "$out/a" burst_ppm 1000000
-load a --seconds 4 >"$out/a.json" &
-sleep 2
-load b --seconds 2 >"$out/b.json" &
-wait
-within "50 % beside a burster" "$(percent b)" 50 6
-within "25 % with burst: all of two seconds, half of two" "$(percent a)" 73 7
+burster() {
+    fresh
+    session a 250000; session b 500000
+    "$out/make_region" set "$out/a" burst_ppm 1000000
+    load a --seconds 4 >"$out/a.json" &
+    sleep 2
+    load b --seconds 2 >"$out/b.json" &
+    wait
+    echo "$(percent b) 50 6 50 % beside a burster"
+    echo "$(percent a) 73 7 25 % with burst: all of two seconds, half of two"
+}
 
-fresh
-session a 500000; session b 500000
-"$out/make_region" set "$out/a" throttle 2
-load a --seconds 1 >"$out/a.json" &
-load b --seconds 1 >"$out/b.json" &
-wait
-turns=$(board | sed -n 's|.*/a share .* turns \([0-9]*\) .*|\1|p')
-[ "$turns" = 0 ] && echo "ok strict takes no turns" || echo "not ok strict takes no turns: $turns"
+live_share() {
+    fresh
+    session a 250000
+    load a --seconds 4 >"$out/a.json" &
+    sleep 2
+    "$out/make_region" set "$out/a" share_ppm 750000
+    wait
+    echo "$(percent a) 50 5 25 % for two seconds, then 75"
+}
 
-fresh
-session a 250000
-load a --seconds 4 >"$out/a.json" &
-sleep 2
-"$out/make_region" set "$out/a" share_ppm 750000
-wait
-within "25 % for two seconds, then 75" "$(percent a)" 50 5
-
-fresh
-session a 1000000; session b 1000000
-load a --seconds 4 >"$out/a.json" &
-load b --seconds 4 >"$out/b.json" &
-sleep 2
-"$out/make_region" set "$out/a" weight_ppm 4000000
-wait
-within "weight 1 for two seconds, then 4" "$(percent a)" 65 6
+live_weight() {
+    fresh
+    session a 1000000; session b 1000000
+    load a --seconds 4 >"$out/a.json" &
+    load b --seconds 4 >"$out/b.json" &
+    sleep 2
+    "$out/make_region" set "$out/a" weight_ppm 4000000
+    wait
+    echo "$(percent a) 65 6 weight 1 for two seconds, then 4"
+}
 
 # Waits that are not launches (memory freed, a module unloaded, the legacy stream), kernels that wait
 # for a later one, graphs that are changed: the share holds, and the neighbour has its own.
-for hazard in free unload legacy spin update clone; do
+hazard() {
     fresh
     session a 250000; session b 750000
-    VGPU_REGION="$out/a" LD_PRELOAD="$built/shim.so" timeout 30 "$out/hazard" $hazard 3 >"$out/a.json" &
+    VGPU_REGION="$out/a" LD_PRELOAD="$built/shim.so" timeout 30 "$out/hazard" "$1" 3 >"$out/a.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
-    within "$hazard at 25 %" "$(percent a)" 25 5
-    within "$hazard beside 75 %: its neighbour" "$(percent b)" 73 6
-done
+    echo "$(percent a) 25 5 $1 at 25 %"
+    echo "$(percent b) 73 6 $1 beside 75 %: its neighbour"
+}
 
 # The holder dies, or stops: the other one goes on.
-for signal in KILL STOP; do
+struck() {
+    local signal=$1 victim other
     fresh
     session a 500000; session b 500000
     load b --seconds 30 >/dev/null 2>&1 &
@@ -139,9 +137,26 @@ for signal in KILL STOP; do
     done
     [ $signal = STOP ] && kill -STOP $victim
     wait $other
-    within "kill -$signal of its neighbour, seven times: 50 % goes on" "$(percent a)" 48 6
+    echo "$(percent a) 48 6 kill -$signal of its neighbour, seven times: 50 % goes on"
     kill -CONT $victim; kill -9 $victim; wait $victim 2>/dev/null
+}
+
+for case in "500000 500000" "250000 750000" "250000 500000"; do
+    # shellcheck disable=SC2086
+    cell shares $case
 done
+for measure in beside_unlimited newcomer two_processes burster live_share live_weight; do cell $measure; done
+for name in free unload legacy spin update clone; do cell hazard $name; done
+for signal in KILL STOP; do cell struck $signal; done
+
+fresh
+session a 500000; session b 500000
+"$out/make_region" set "$out/a" throttle 2
+load a --seconds 1 >"$out/a.json" &
+load b --seconds 1 >"$out/b.json" &
+wait
+turns=$(board | sed -n 's|.*/a share .* turns \([0-9]*\) .*|\1|p')
+[ "$turns" = 0 ] && echo "ok strict takes no turns" || echo "not ok strict takes no turns: $turns"
 
 runtime=$($cc -print-file-name=libtsan.so)
 fresh
