@@ -16,6 +16,9 @@ import { readProcess } from "./process.ts";
 
 const PACKAGES = "Debian: apt install gcc libc6-dev; Fedora: dnf install gcc; Arch: pacman -S gcc";
 
+/** Where a shell looks without a PATH. */
+const USUAL_PATH = "/usr/local/bin:/usr/bin:/bin";
+
 /** Finds the build by its content, or makes it, and notes it in the stamp. Throws VgpuError: no compiler, a failed build, no room. */
 export async function build(
   recipe: Recipe,
@@ -51,7 +54,7 @@ let attempts = 0;
 const nameUnfinished = (path: string) => `${path}.${attempts++}.${process.pid}.new`;
 
 function findCompiler(wanted: string): string[] {
-  const search = { PATH: process.env["PATH"] ?? "" };
+  const search = { PATH: process.env["PATH"] ?? USUAL_PATH };
   const words = wanted.split(/\s+/).filter(Boolean);
   const [first] = words;
   if (first !== undefined) {

@@ -5,6 +5,7 @@ import {
   readChanges,
   readState,
   readText,
+  takesPrograms,
 } from "./libc.ts";
 import { openStateDirectory } from "./state-directory.ts";
 
@@ -22,6 +23,8 @@ export interface Recipe {
 }
 
 const TICK_MS = 20;
+/** What all builds need at most, objects included. */
+const ROOM_BYTES = 32 * 1024 ** 2;
 
 export interface Steps {
   outputs: Output[];
@@ -44,21 +47,36 @@ export interface Output {
  * the sources and their directories with a stamp; what differs is judged by content, compiler and flags (build.ts).
  */
 export async function findBuilt(recipe: Recipe): Promise<string> {
-  const { directories } = recipe;
-  const root = cacheRoot();
-  const stamp = `${root}/${recipe.name}-${Bun.hash(directories[0] ?? "").toString(36)}.stamp`;
-  const makeKey = (names: string) =>
-    `${process.env["CC"] ?? ""} ${hashStates([...directories, ...joinPaths(directories, names)])}`;
-  const [directory = "", known, noted = ""] = readText(stamp)?.split("\n") ?? [];
-  if (known === makeKey(noted) && isComplete(directory, recipe.files)) return directory;
+  const usual = cacheRoot();
+  const found = findStamped(recipe, usual);
+  if (found !== null) return found;
+  // A full disk, or one whose programs may not be run, is no reason not to work.
+  const root = takesPrograms(usual, ROOM_BYTES) ? usual : privateRoot();
+  return (root === usual ? null : findStamped(recipe, root)) ?? make(recipe, root);
+}
 
-  const key = makeKey(listSources(recipe));
+/** What a stamp in `root` says was built of these very sources; null: nothing. */
+function findStamped(recipe: Recipe, root: string): string | null {
+  const [directory = "", known, noted = ""] = readText(stampOf(recipe, root))?.split("\n") ?? [];
+  const isCurrent = known === makeKey(recipe, noted) && isComplete(directory, recipe.files);
+  return isCurrent ? directory : null;
+}
+
+const stampOf = ({ name, directories }: Recipe, root: string) =>
+  `${root}/${name}-${Bun.hash(directories[0] ?? "").toString(36)}.stamp`;
+
+const makeKey = ({ directories }: Recipe, names: string) =>
+  `${process.env["CC"] ?? ""} ${hashStates([...directories, ...joinPaths(directories, names)])}`;
+
+async function make(recipe: Recipe, root: string): Promise<string> {
+  const key = makeKey(recipe, listSources(recipe));
   // What is written from now on has a later ctime than the key knows, also where that counts in ticks of 10 ms.
   Bun.sleepSync(TICK_MS);
   const names = listSources(recipe);
   const { build } = await import("./build.ts");
   const drawStamp = (built: string) => `${built}\n${key}\n${names}\n`;
-  return build(recipe, joinPaths(directories, names), root, drawStamp, stamp);
+  const sources = joinPaths(recipe.directories, names);
+  return build(recipe, sources, root, drawStamp, stampOf(recipe, root));
 }
 
 /** $XDG_CACHE_HOME/vgpu, or a private directory in /dev/shm if that is not writable or LD_PRELOAD could not name it. */
@@ -71,6 +89,10 @@ export function cacheRoot(): string {
     makeDirectory(home);
     if (makeDirectory(root)) return root;
   }
+  return privateRoot();
+}
+
+function privateRoot(): string {
   const root = `${openStateDirectory()}/cache`;
   makeDirectory(root);
   return root;

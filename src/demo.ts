@@ -5,6 +5,7 @@ import { VgpuError } from "./errors.ts";
 import { hasDriver } from "./driver.ts";
 import type { Plan } from "./limits.ts";
 import { holdSession } from "./session.ts";
+import { SIMULATED_CARDS } from "./setting.ts";
 import { findDemo } from "./shim.ts";
 import { UNASKED } from "./time-mode.ts";
 import { findSimulation, type Simulation } from "./simulation.ts";
@@ -17,7 +18,7 @@ const NATIVE_SECONDS = 3;
 const LIMITED_SECONDS = 6;
 /** Asked for in the memory phase: more than the limit, less than any card that this is for. */
 const MOST_BYTES = 8 * GIB;
-const SIMULATED_CARD = "h200";
+const [SIMULATED_CARD] = SIMULATED_CARDS;
 /** The simulated card cannot know how long a kernel takes; the real one is calibrated to the same. */
 const SIMULATED_WORK = { VGPU_SIM_KERNELS: "vgpu_demo_spin=500" };
 

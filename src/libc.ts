@@ -14,6 +14,7 @@ const { symbols: libc } = dlopen("libc.so.6", {
   statx: { args: [i32, ptr, i32, u32, ptr], returns: i32 },
   getdents64: { args: [i32, ptr, i64], returns: i64 },
   access: { args: [ptr, i32], returns: i32 },
+  statvfs: { args: [ptr, ptr], returns: i32 },
   mkdir: { args: [ptr, u32], returns: i32 },
   rename: { args: [ptr, ptr], returns: i32 },
   unlink: { args: [ptr], returns: i32 },
@@ -184,6 +185,15 @@ const WRITE_AND_SEARCH = 3;
 /** True if files can be made there. */
 export const isAccessible = (directory: string): boolean =>
   libc.access(text(directory), WRITE_AND_SEARCH) === 0;
+
+const NOEXEC = 8n;
+/** True if there is room for so many bytes, and programs that lie there may be run. */
+export function takesPrograms(directory: string, bytes: number): boolean {
+  const words = new BigUint64Array(16); // struct statvfs: f_frsize, f_bavail, f_flag are words 1, 4, 9
+  if (libc.statvfs(text(directory), words) !== 0) return false;
+  const isAllowed = (words[9]! & NOEXEC) === 0n;
+  return isAllowed && words[1]! * words[4]! >= BigInt(bytes);
+}
 
 /** The following return true if they did it; `lastError` says why not. */
 export const makeDirectory = (path: string): boolean => libc.mkdir(text(path), 0o700) === 0;

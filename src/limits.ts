@@ -219,7 +219,7 @@ function noteSoft(mem: Layered<Size>, soft: Layered<Size>): string[] {
 function noteUnlimited<T>(noun: string, { all, keyed }: Layered<T>): string[] {
   if (keyed.size === 0 || all !== undefined) return [];
   return [
-    `${noun} is limited on GPU ${[...keyed.keys()].join(", ")} only; other GPUs are unlimited`,
+    `${noun} is limited on GPU ${[...keyed.keys()].join(", ")} only; any other GPU is unlimited`,
   ];
 }
 

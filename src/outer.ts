@@ -1,4 +1,5 @@
 import { basename } from "node:path";
+import { hideFromLibraries } from "./environment.ts";
 import { quote, VgpuError } from "./errors.ts";
 import * as layout from "./layout.gen.ts";
 import type { Plan } from "./limits.ts";
@@ -20,6 +21,8 @@ export class Outer {
     this.#region = open(path);
     let depth = 1;
     for (let at = outerOf(this.#region); at !== ""; at = outerOf(open(at))) depth++;
+    // The outer session's shim is in this process too: it need not join to tell us what NVML says.
+    hideFromLibraries("VGPU_REGION");
     if (depth < layout.MAX_DEPTH) return;
     throw new VgpuError(`${depth} vgpu sessions are around this one already`, {
       hint: "run the command without vgpu run",
@@ -38,7 +41,9 @@ export class Outer {
     const size = all?.memBytes;
     if (size != null && "bytes" in size && BigInt(size.bytes) > held) {
       const [asked, limit] = [formatBytes(size.bytes), formatBytes(Number(held))];
-      notes.push(`--mem ${asked} is above the ${limit} of the session around this one, which hold`);
+      notes.push(
+        `--mem ${asked} is more than the session around this one may use: ${limit} is the limit`,
+      );
     }
     const names = DECIDED.filter((name) => GIVEN.includes(sources[name] ?? "default"));
     if (names.length > 0) {

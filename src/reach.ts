@@ -9,7 +9,7 @@ const PT_INTERP = 3;
 export function findObstacle(word: string): string | null {
   const name = word.slice(word.lastIndexOf("/") + 1);
   if (ELEVATE.includes(name))
-    return `${name} clears LD_PRELOAD: limits do not reach inside; put vgpu after it: ${name} vgpu run …`;
+    return `${name} clears LD_PRELOAD: limits do not reach inside; put vgpu inside: ${name === "su" ? "su -c 'vgpu run …'" : `${name} vgpu run …`}`;
   if (CONTAINERS.includes(name))
     return `${name} starts processes elsewhere: limits do not reach inside the container`;
   const path = word.includes("/") ? word : Bun.which(word);

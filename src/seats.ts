@@ -10,6 +10,8 @@ export interface Seat {
   path: string;
   /** Percent; null: it asked for none. */
   sharePercent: number | null;
+  /** It has SMs of its own, so that its share is none of the card's time. */
+  isSpatial: boolean;
   /** Turns it took, and those it lost because it did not answer. */
   turns: number;
   stolen: number;
@@ -45,6 +47,7 @@ export function readSeats(directory: string, uuid: string): Seat[] {
       session: text(at + seat.session, 16),
       path: text(at + seat.region, 256),
       sharePercent: share >= layout.WHOLE_GPU ? null : share / (layout.WHOLE_GPU / 100),
+      isSpatial: view.getUint32(at + seat.group_count, true) > 0,
       turns: number(at + seat.turns),
       stolen: number(at + seat.stolen),
       waitedNs: number(at + seat.waited_ns),

@@ -111,16 +111,16 @@ export function readEventsFile(setting: Setting | undefined): string | null {
   );
 }
 
+/** Those of shim/sim/sim_card.c, the usual one first. */
+export const SIMULATED_CARDS = ["h200", "a100", "rtx3080", "rtx4090"] as const;
+
 /** The simulated card's name, or null for the real driver. `--sim-card` alone implies `--sim`; its variable does not. */
 export function readSim(sim: Setting | undefined, card: Setting | undefined): string | null {
   const named = sim?.source === "environment" && parseTruth(lastText(sim)) === undefined;
   const wanted = named || (sim === undefined ? card?.source === "flag" : readTruth(sim));
   if (!wanted) return null;
   const chosen = card ?? (named ? sim : undefined);
-  if (chosen === undefined) return "h200";
-  const name = lastText(chosen).toLowerCase();
-  if (/^[a-z0-9][a-z0-9_-]*$/.test(name)) return name;
-  throw malformed(chosen, "the name of a simulated card", "good forms: h200, rtx3080");
+  return readChoice(chosen, SIMULATED_CARDS) ?? SIMULATED_CARDS[0];
 }
 
 /** The error for a value that is not what it should be. */

@@ -4,6 +4,7 @@ import { isTerminal } from "./libc.ts";
 import { readLauncher } from "./launcher.ts";
 import type { Plan } from "./limits.ts";
 import { paintFor } from "./report/drawing.ts";
+import { say } from "./report/words.ts";
 import { formatJson, formatPretty, type Frame } from "./report/events.ts";
 import type { Event } from "./ring.ts";
 
@@ -15,14 +16,19 @@ export function openSinks({ events, report }: Plan): Sink[] {
   const sinks: Sink[] = [];
   const usual = isTerminal(2) && !report.quiet ? "pretty" : "none";
   const format = events.format === "auto" ? usual : events.format;
-  if (format === "json") sinks.push(jsonSink(2));
+  if (format === "json") sinks.push(jsonSink(2, () => {}));
   if (format === "pretty") {
     const paint = paintFor(2);
     sinks.push((event, _, frame) => {
       if (report.verbose > 0 || !isRoutine(event)) writeLine(2, formatPretty(event, frame, paint));
     });
   }
-  if (events.file !== null) sinks.push(jsonSink(openEventsFile(events.file)));
+  const { file } = events;
+  if (file !== null) {
+    const complain = (code: string) =>
+      say(`--events-file ${file}: cannot be written (${code}); events are lost from here on`);
+    sinks.push(jsonSink(openEventsFile(file), report.quiet ? () => {} : complain));
+  }
   return sinks;
 }
 
@@ -30,8 +36,14 @@ export function openSinks({ events, report }: Plan): Sink[] {
 export const isRoutine = ({ kind }: Event): boolean =>
   kind.startsWith("session.") || kind.startsWith("process.");
 
-function jsonSink(fd: number): Sink {
-  return (event, seq, frame) => writeLine(fd, formatJson(event, seq, frame));
+/** `complain` is called for the first line that could not be written. */
+function jsonSink(fd: number, complain: (code: string) => void): Sink {
+  let isFine = true;
+  return (event, seq, frame) => {
+    const code = writeLine(fd, formatJson(event, seq, frame));
+    if (code !== null && isFine) complain(code);
+    isFine &&= code === null;
+  };
 }
 
 /** `fd:N` is the caller's descriptor N; a file is appended to. */
@@ -55,9 +67,12 @@ function openEventsFile(file: string): number {
   }
 }
 
-/** Events never stop the session: a reader that has gone or is full loses lines. */
-function writeLine(fd: number, line: string): void {
+/** Events never stop the session: a reader that has gone or is full loses lines. Returns null, or the error's name. */
+function writeLine(fd: number, line: string): string | null {
   try {
     writeSync(fd, `${line}\n`);
-  } catch {}
+    return null;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code ?? "no reason given";
+  }
 }

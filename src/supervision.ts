@@ -95,7 +95,10 @@ export async function supervise({
       if (event.kind === "process.exit" && !("cause" in event.values)) {
         watch.cleanExits.add(event.pid);
         watch.nudge();
-      } else for (const sink of sinks) sink(event, ++seq, frame);
+      } else {
+        seq++;
+        for (const sink of sinks) sink(event, seq, frame);
+      }
     }
   };
   const pumping = pump();

@@ -109,12 +109,12 @@ export class Throttling {
     if (own === undefined) return;
     const { turns, stolen, waitedNs } = own;
     this.#turns.set(index, { turns, stolen, waitedNs });
-    if (sharePercent !== null) this.#checkSum(index, uuid, sharePercent, seats);
+    if (sharePercent !== null && !own.isSpatial) this.#checkSum(index, uuid, sharePercent, seats);
   }
 
   /** Shares that sum above 100 are scaled to 100 while all are busy. */
   #checkSum(index: number, uuid: string, share: number, seats: Seat[]): void {
-    const shares = seats.flatMap(({ sharePercent }) => sharePercent ?? []);
+    const shares = seats.flatMap((seat) => (seat.isSpatial ? [] : (seat.sharePercent ?? [])));
     const sum = Number(shares.reduce((total, one) => total + one, 0).toFixed(4));
     const told = this.#sums.get(index);
     if (sum === told || (sum <= 100 && told === undefined)) return;

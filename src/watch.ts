@@ -252,7 +252,7 @@ export class Watch {
     this.#noted.add(uuid);
     const limit = formatBytes(memLimit ?? 0);
     this.#note(
-      `the limit of ${limit} is above the ${formatBytes(totalBytes)} of ${uuid}, which hold instead`,
+      `the limit of ${limit} is more than ${uuid} has: its ${formatBytes(totalBytes)} are the limit`,
     );
   }
 

@@ -3,6 +3,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync } fr
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { cacheRoot, findBuilt, type Recipe } from "../src/cache.ts";
+import { takesPrograms } from "../src/libc.ts";
 import { stateDirectory } from "../src/state-directory.ts";
 import { folder } from "./vgpu.ts";
 
@@ -101,6 +102,12 @@ test("without a usable cache folder, a private one in /dev/shm", () => {
   expect(cacheRoot()).toBe(`${stateDirectory()}/cache`);
   process.env["XDG_CACHE_HOME"] = join(work.path, "with space"); // LD_PRELOAD cannot name it
   expect(cacheRoot()).toBe(`${stateDirectory()}/cache`);
+});
+
+test("where programs can be built", () => {
+  expect(takesPrograms(work.path, 1024)).toBe(true);
+  expect(takesPrograms(work.path, 2 ** 60)).toBe(false); // no room
+  expect(takesPrograms("/nonexistent/folder", 0)).toBe(false);
 });
 
 test("an edit of the same length behind the old times, a new header and a lost one are noticed", async () => {

@@ -89,7 +89,7 @@ describe("single GPUs", () => {
     const { limits, notes } = plan("--mem 0=4g,01=8g");
     expect(limits.all).toBeNull();
     expect([...limits.gpus.keys()]).toEqual(["0", "1"]);
-    expect(notes).toEqual(["memory is limited on GPU 0, 1 only; other GPUs are unlimited"]);
+    expect(notes).toEqual(["memory is limited on GPU 0, 1 only; any other GPU is unlimited"]);
   });
 
   test("UUIDs take NVML's spelling", () => {
@@ -175,6 +175,7 @@ describe("mistakes name the flag or variable, the value and good forms", () => {
     ["--mem 4096", {}, "--mem: '4096' is not a size; good forms: 4g, 512m"],
     ["", { VGPU_MEM: "lots" }, "VGPU_MEM: 'lots' is not a size; good forms"],
     ["--sm 0", {}, "--sm: '0' is not a share in percent; good forms: 25"],
+    ["--sim=rtx308", {}, "--sim-card: 'rtx308' is not one of h200, a100, rtx3080, rtx4090"],
     ["--sm 101", {}, "--sm: '101' is not a share"],
     ["--sm 0=25,1=x", {}, "--sm: 'x' is not a share"],
     ["--mem 4g,8g", {}, "names two values without a GPU number"],
@@ -184,7 +185,7 @@ describe("mistakes name the flag or variable, the value and good forms", () => {
     ["--gpu all", {}, "--gpu: 'all' is not a list of GPUs"],
     ["--events jsn", {}, "--events: 'jsn' is not one of pretty, json, none (did you mean json?)"],
     ["--events-file fd:x", {}, "--events-file: 'fd:x' is not a file or a descriptor"],
-    ["--sim=a/b", {}, "--sim-card: 'a/b' is not the name of a simulated card"],
+    ["--sim=a/b", {}, "--sim-card: 'a/b' is not one of h200, a100, rtx3080, rtx4090"],
     ["", { VGPU_JSON: "maybe" }, "VGPU_JSON: 'maybe' is not yes or no"],
   ])("%s %o", (line, env, message) => {
     expect(failure(line, env)).toContain(message);

@@ -134,7 +134,7 @@ const command: Command = {
       type: "string",
       valueHint: "CARD",
       group: "Simulated GPU",
-      description: "the simulated card: h200 (default), rtx3080, ...",
+      description: "the simulated card: h200 (default), a100, rtx3080, rtx4090",
     },
     events: {
       type: "string",

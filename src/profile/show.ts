@@ -1,5 +1,6 @@
 import { existsSync } from "node:fs";
 import { VgpuError } from "../errors.ts";
+import { resolvePlan } from "../limits.ts";
 import { loadProfile, type Profile } from "../profile.ts";
 import { drawProfile, drawProfileList } from "../report/profile.ts";
 import { print, say } from "../report/words.ts";
@@ -45,7 +46,7 @@ export async function checkProfiles(names: string[], json: boolean): Promise<num
   const results = await Promise.all(
     names.map(async (name) => {
       const found = await tryLoad(name);
-      if (!(found instanceof VgpuError)) return { name, problems: [] };
+      if (!(found instanceof VgpuError)) return { name, problems: findContradictions(found) };
       const own = await listProblems(name);
       return { name, problems: own.length > 0 ? own : [found.oneLine] };
     }),
@@ -71,6 +72,20 @@ async function tryLoad(word: string): Promise<Profile | VgpuError> {
 async function listProblems(word: string): Promise<string[]> {
   const file = findProfile(word, profileFolders());
   if (file === undefined || !existsSync(file)) return [];
+  const text = await Bun.file(file)
+    .text()
+    .catch(() => null);
   const { readProfileText } = await import("./document.ts");
-  return readProfileText(await Bun.file(file).text(), file).problems;
+  return text === null ? [] : readProfileText(text, file).problems;
+}
+
+/** What only the values together show to be wrong: a run with this profile alone would refuse it. */
+function findContradictions(profile: Profile): string[] {
+  try {
+    resolvePlan({ given: new Map(), words: ["true"] }, {}, profile);
+    return [];
+  } catch (error) {
+    if (error instanceof VgpuError) return [`${profile.files[0]}: ${error.oneLine}`];
+    throw error;
+  }
 }

@@ -37,4 +37,6 @@ export function drawDuration(ns: number): string {
   return `${minutes} min ${String(Math.floor(seconds % 60)).padStart(2, "0")} s`;
 }
 
-export const drawPercent = (percent: number): string => `${percent.toFixed(1)} %`;
+/** One decimal, two below one percent. */
+export const drawPercent = (percent: number): string =>
+  `${percent.toFixed(percent > 0 && percent < 1 ? 2 : 1)} %`;

@@ -8,7 +8,9 @@ export function formatMemory(summary: Summary, paint: Paint, isVerbose: boolean)
   const lines = gpus.flatMap((gpu) => {
     const words = [
       ...(gpu.softBytes === null ? [] : [describeSoft(gpu.softBytes, gpu.peakBytes)]),
-      ...(isVerbose ? [`${gpu.allocations} allocations, at most ${drawRate(gpu.velocity)}`] : []),
+      ...(isVerbose
+        ? [`${countAllocations(gpu.allocations)}, at most ${drawRate(gpu.velocity)}`]
+        : []),
     ];
     return words.length === 0 ? [] : [`memory on ${shorten(gpu.uuid)}: ${words.join("; ")}`];
   });
@@ -26,6 +28,7 @@ export function formatMemory(summary: Summary, paint: Paint, isVerbose: boolean)
   return [...lines, ...drawTable([titles, ...rows], paint)];
 }
 
+const countAllocations = (count: number) => `${count} allocation${count === 1 ? "" : "s"}`;
 const shorten = (uuid: string) => uuid.slice(0, "GPU-12345678".length);
 const drawRate = (velocity: number) => `${formatBytes(Math.round(velocity))}/s`;
 const describeSoft = (softBytes: number, peakBytes: number) =>

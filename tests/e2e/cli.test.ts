@@ -137,14 +137,14 @@ describe("--dry-run", () => {
       sim: "rtx3080",
       sources: { mem: "flag", "sm.0": "flag", sm: "default", sim: "flag" },
       argv: ["a b"],
-      notes: ["compute is limited on GPU 0 only; other GPUs are unlimited"],
+      notes: ["compute is limited on GPU 0 only; any other GPU is unlimited"],
     });
   });
 
   test("notes go to stderr unless quiet", () => {
     const words = ["run", "--mem", "0=4g", "--dry-run"];
     expect(vgpu([...words, "x"]).stderr).toBe(
-      "vgpu: memory is limited on GPU 0 only; other GPUs are unlimited\n",
+      "vgpu: memory is limited on GPU 0 only; any other GPU is unlimited\n",
     );
     expect(vgpu([...words, "-q", "x"]).stderr).toBe("");
   });
@@ -195,6 +195,30 @@ describe("vgpu profile", () => {
       "",
     ]);
   });
+});
+
+test("check refuses what a run would: values that contradict each other, files that cannot be read", () => {
+  using here = folder({ "low.yaml": "compute: {share: 40, burst: 20}\n", "d.yaml/x": "" });
+  const check = (name: string) => vgpu(["profile", "check", name], { cwd: here.path });
+  for (const [name, words] of [
+    ["./low.yaml", /^vgpu: \.\/low\.yaml: the profile's burst: 20 is below the share of 40/],
+    ["./d.yaml", /^vgpu: \.\/d\.yaml:1:1: cannot be read \(EISDIR\)/],
+  ] as const) {
+    const { status, stderr } = check(name);
+    expect([status, stderr]).toEqual([125, expect.stringMatching(words)]);
+    expect(stderr.trim().split("\n")).toHaveLength(1);
+  }
+});
+
+test.each([
+  [
+    ["demo", "extra"],
+    125,
+    "vgpu: demo takes no words, and was given 'extra'; write vgpu demo [--json]\n",
+  ],
+  [["run", "-q", ""], 127, "vgpu: '': command not found\n"],
+])("%o: exit %d", (words, status, stderr) => {
+  expect(vgpu(words)).toEqual({ status, stdout: "", stderr });
 });
 
 test("cli.ts works without the launcher", () => {

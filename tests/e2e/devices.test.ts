@@ -116,7 +116,7 @@ test("cards that nobody names are unlimited, and a note says so", () => {
   const { stdout, stderr } = vgpu(["run", "--sim", "--mem", "1=4g", "--", devices, "1024"], {
     env,
   });
-  expect(stderr).toContain("memory is limited on GPU 1 only; other GPUs are unlimited");
+  expect(stderr).toContain("memory is limited on GPU 1 only; any other GPU is unlimited");
   expect(stdout).toMatch(/total 143155 held 64[^\n]*\n[^\n]*total 4096 held 3 refused 2\n$/);
 });
 

@@ -77,6 +77,25 @@ test("compute.stolen: whoever holds the turn is stopped", () => {
   expect(stolen?.["overdue_ns"]).toBeGreaterThan(0);
 }, 60_000);
 
+test("on stderr and in a file an event has one number; a file that takes no more is told of once", () => {
+  const { stderr, of } = run("numbers", ["--events", "json"], "$hold 1 1 0; $hold 1 1 0");
+  const numbers = stderr
+    .split("\n")
+    .filter(Boolean)
+    .map((line) => JSON.parse(line).seq as number);
+  expect(numbers.length).toBeGreaterThan(5);
+  expect(numbers).toEqual(numbers.map((_, index) => index + 1));
+  expect(of("session.end")[0]!["seq"]).toBe(numbers.length);
+
+  const env = { ...PLAIN, VGPU_SIM_DIR: join(work.path, "numbers") };
+  const words = ["run", "--sim", "--events-file", "/dev/full", "--", "true"];
+  expect(vgpu(words, { env })).toMatchObject({
+    status: 0,
+    stderr:
+      "vgpu: --events-file /dev/full: cannot be written (ENOSPC); events are lost from here on\n",
+  });
+});
+
 test("process.attach: each process, once", () => {
   const { of } = run("attach", ["--mem", "4g"], "$hold 1 1 0; true; $hold 1 1 0");
   expect(of("process.attach").map((event) => event["process"])).toEqual(["hold", "hold"]);

@@ -127,7 +127,11 @@ describe("what cannot be", () => {
   test.each([
     ["--mode spatial --sm 25", 125, /SMs of its own.*give them to the outer vgpu run/],
     ["--sms 8", 125, /SMs of its own/],
-    ["--mem 8g", 0, /--mem 8 GiB is above the 4 GiB of the session around this one, which hold/],
+    [
+      "--mem 8g",
+      0,
+      /--mem 8 GiB is more than the session around this one may use: 4 GiB is the limit/,
+    ],
     ["--sm 10 --priority high", 0, /--priority: not heeded here/],
   ])("%s: exit %d", (flags, status, words) => {
     const { stdout, stderr } = nest(["--mem", "4g"], `vgpu run --sim ${flags} -- true; echo $?`);

@@ -6,17 +6,9 @@
 #     tests/shim/gang_run.sh
 set -u
 cd "$(dirname "$0")/../.."
-out=$(mktemp -d)
-trap 'kill -9 $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
-cc=${CC:-cc}
-built=${BUILT:-$out}
-{ [ -n "${BUILT:-}" ] || sh tests/shim/build.sh "$out"; } &&
-    $cc -std=gnu11 -O2 tests/fixtures/rank.c -o "$out/rank" -ldl &&
-    $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
-mkdir -m 700 "$out/state"
-export VGPU_SIM_DIR="$out/state" VGPU_SIM_GPUS=2 LD_LIBRARY_PATH="$built/sim"
+. tests/shim/cells.sh rank
+export VGPU_SIM_GPUS=2
 
-session() { "$out/make_region" "$out/$1" none "$2" 543162368 "$out/state"; }
 fresh() { wait; rm -f "$out"/state/board-* "$out"/*.meet; }
 # Each is a process, so that its id is the program's.
 native() { exec "$out/rank" --meet "$out/$1.meet" --us 2000 "${@:2}" >"$out/$1.json$3"; }
@@ -31,10 +23,6 @@ job() {
     rank "$1" --rank 1 "${@:2}" &
     second=$!
 }
-rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1.json0"; }
-percent() { awk -v a="$(rate "$1")" -v b="$(rate base)" 'BEGIN { print 100 * a / b }'; }
-. tests/shim/cells.sh
-
 fresh
 native base --rank 0 --seconds 1 &
 native base --rank 1 --seconds 1 &
@@ -46,7 +34,7 @@ one_job() {
     session a 500000
     job a
     wait
-    echo "$(percent a) 50 8 one job at 50 %"
+    echo "$(percent a.json0 base.json0) 50 8 one job at 50 %"
 }
 
 one_process() {
@@ -54,7 +42,7 @@ one_process() {
     session a 500000
     rank a --rank 0 --stay &
     wait
-    echo "$(percent a) 50 8 one process with both GPUs at 50 %"
+    echo "$(percent a.json0 base.json0) 50 8 one process with both GPUs at 50 %"
 }
 
 two_jobs() {
@@ -64,8 +52,8 @@ two_jobs() {
     job a
     job b
     wait
-    echo "$(percent a) 47 11 two jobs at 50 %: the first"
-    echo "$(percent b) 47 11 two jobs at 50 %: the second"
+    echo "$(percent a.json0 base.json0) 47 11 two jobs at 50 %: the first"
+    echo "$(percent b.json0 base.json0) 47 11 two jobs at 50 %: the second"
 }
 
 # A rank dies, and half a second later whoever started the job ends the other one, which until then
@@ -83,7 +71,7 @@ widowed() {
     sleep 0.5
     kill -9 $widow
     wait $first $second
-    echo "$(percent b) 47 11 the job beside one that has died"
+    echo "$(percent b.json0 base.json0) 47 11 the job beside one that has died"
     wait 2>/dev/null
 }
 

@@ -5,15 +5,8 @@
 #     tests/shim/pace_run.sh
 set -u
 cd "$(dirname "$0")/../.."
-out=$(mktemp -d)
-trap 'kill $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
-cc=${CC:-cc}
-built=${BUILT:-$out}
-{ [ -n "${BUILT:-}" ] || sh tests/shim/build.sh "$out"; } &&
-    $cc -std=gnu11 -O2 tests/fixtures/load.c -o "$out/load" -pthread -ldl &&
-    $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
-mkdir -m 700 "$out/state" "$out/native"
-export VGPU_SIM_DIR="$out/state" VGPU_REGION="$out/region" LD_LIBRARY_PATH="$built/sim"
+. tests/shim/cells.sh load
+export VGPU_REGION="$out/region"
 
 fresh() { "$out/make_region" "$out/region" none "$1"; }
 load() { LD_PRELOAD="$built/shim.so" timeout 30 "$out/load" "$@"; }
@@ -21,18 +14,13 @@ load() { LD_PRELOAD="$built/shim.so" timeout 30 "$out/load" "$@"; }
 # meanwhile slows both.
 native() { env -u VGPU_REGION VGPU_SIM_DIR="$out/native" "$out/load" "$@" >"$out/base" & }
 victim() { LD_PRELOAD="$built/shim.so" "$out/load" --us 500 --seconds 30 >/dev/null 2>&1 & victim=$!; }
-rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1"; }
-# In percent of the native rate; 0 if one of them came to nothing.
-percent() { awk -v a="$(rate "$1")" -v b="$(rate base)" 'BEGIN { print (b > 0 ? 100 * a / b : 0) }'; }
-
-. tests/shim/cells.sh
 
 alone() {
     fresh 250000
     native "$@" --seconds 1.5
     load "$@" --seconds 1.5 >"$out/a"
     wait
-    echo "$(percent a) 25 5 25 % of native: $*"
+    echo "$(percent a base) 25 5 25 % of native: $*"
 }
 
 together() {
@@ -41,7 +29,7 @@ together() {
     load --us 500 --seconds 2 >"$out/a" &
     load --us 500 --seconds 2 >"$out/b"
     wait
-    local a=$(percent a) b=$(percent b)
+    local a=$(percent a base) b=$(percent b base)
     echo "$(awk "BEGIN { print $a + $b }") 50 5 two processes of a session at 50 %, together"
     echo "$a 25 5 two processes of a session at 50 %, one of them"
 }
@@ -52,7 +40,7 @@ pausing() {
     load --us 500 --seconds 2 >"$out/a" &
     load --us 500 --pause 300 --seconds 2 >"$out/b"
     wait
-    echo "$(percent a) 47 5 a pausing neighbour in the session leaves the rest to the other"
+    echo "$(percent a base) 47 5 a pausing neighbour in the session leaves the rest to the other"
 }
 
 killed() {
@@ -64,7 +52,7 @@ killed() {
     sleep 0.8
     kill -9 $victim
     wait 2>/dev/null
-    echo "$(percent a) 21.5 5 a killed process does not hold the others up"
+    echo "$(percent a base) 21.5 5 a killed process does not hold the others up"
 }
 
 stopped() {
@@ -79,7 +67,7 @@ stopped() {
     wait $other
     kill -9 $victim
     wait 2>/dev/null
-    echo "$(percent a) 23 5 a stopped process does not hold the others up"
+    echo "$(percent a base) 23 5 a stopped process does not hold the others up"
 }
 
 for case in "--us 500" "--us 1000 --streams 4" "--us 500 --sync" "--us 100 --graph 10" "--us 500 --threads 3" "--us 5000" "--us 500 --parts"; do

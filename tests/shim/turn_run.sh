@@ -6,29 +6,13 @@
 #     tests/shim/turn_run.sh
 set -u
 cd "$(dirname "$0")/../.."
-out=$(mktemp -d)
-trap 'kill -9 $(jobs -p) 2>/dev/null; rm -rf "$out"' EXIT
-cc=${CC:-cc}
-built=${BUILT:-$out}
-{ [ -n "${BUILT:-}" ] || sh tests/shim/build.sh "$out"; } &&
-    $cc -std=gnu11 -O2 tests/fixtures/load.c -o "$out/load" -pthread -ldl &&
-    $cc -std=gnu11 -O2 tests/fixtures/hazard.c -o "$out/hazard" -ldl &&
-    $cc -std=gnu11 -O2 tests/shim/make_region.c -o "$out/make_region" || exit 1
-mkdir -m 700 "$out/state"
-export VGPU_SIM_DIR="$out/state" LD_LIBRARY_PATH="$built/sim"
+. tests/shim/cells.sh load hazard
+echo '{"rate": 200}' >"$out/base" # kernels of 5 ms a second
 
-# session NAME SHARE_PPM: a region of its own, on the common board
-session() { "$out/make_region" "$out/$1" none "$2" 543162368 "$out/state"; }
 # A stopped program is ended by us, or by the limit: timeout would wait for it.
 load() { local name=$1; shift; VGPU_REGION="$out/$name" LD_PRELOAD="$built/shim.so" exec "$out/load" --us 5000 --batch 20 "$@"; }
 fresh() { wait; rm -f "$out"/state/board-*; }
-rate() { sed 's/.*"rate": \([0-9.]*\).*/\1/' "$out/$1.json"; }
-percent() { awk -v a="$(rate "$1")" -v b="$base" 'BEGIN { print 100 * a / b }'; }
 board() { "$out/make_region" board "$out"/state/board-*; }
-base=200 # kernels of 5 ms a second
-
-. tests/shim/cells.sh
-
 # Each measures once, for `cell`.
 shares() {
     fresh
@@ -36,8 +20,8 @@ shares() {
     load a --seconds 3 >"$out/a.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
-    echo "$(percent a) $(($1 / 10000)) 5 $1 beside $2 ppm: the first"
-    echo "$(percent b) $(($2 / 10000)) 5 $1 beside $2 ppm: the second"
+    echo "$(percent a.json base) $(($1 / 10000)) 5 $1 beside $2 ppm: the first"
+    echo "$(percent b.json base) $(($2 / 10000)) 5 $1 beside $2 ppm: the second"
 }
 
 beside_unlimited() {
@@ -46,8 +30,8 @@ beside_unlimited() {
     load a --seconds 3 >"$out/a.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
-    echo "$(percent b) 25 5 25 % beside a session without a share"
-    echo "$(percent a) 73 7 a session without a share has the rest"
+    echo "$(percent b.json base) 25 5 25 % beside a session without a share"
+    echo "$(percent a.json base) 73 7 a session without a share has the rest"
 }
 
 # It began alone, ungated, and takes turns once another session comes; then it is alone again.
@@ -58,8 +42,8 @@ newcomer() {
     sleep 1
     load b --seconds 2 >"$out/b.json" &
     wait
-    echo "$(percent b) 50 6 a newcomer beside an unlimited session"
-    echo "$(percent a) 75 8 the unlimited session, before, beside and after"
+    echo "$(percent b.json base) 50 6 a newcomer beside an unlimited session"
+    echo "$(percent a.json base) 75 8 the unlimited session, before, beside and after"
 }
 
 two_processes() {
@@ -69,8 +53,8 @@ two_processes() {
     load a --seconds 3 >"$out/a2.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
-    echo "$(awk "BEGIN { print $(percent a1) + $(percent a2) }") 49 6 two processes at 50 % beside another session"
-    echo "$(percent b) 49 6 the other session"
+    echo "$(awk "BEGIN { print $(percent a1.json base) + $(percent a2.json base) }") 49 6 two processes at 50 % beside another session"
+    echo "$(percent b.json base) 49 6 the other session"
 }
 
 burster() {
@@ -81,8 +65,8 @@ burster() {
     sleep 2
     load b --seconds 2 >"$out/b.json" &
     wait
-    echo "$(percent b) 50 6 50 % beside a burster"
-    echo "$(percent a) 73 7 25 % with burst: all of two seconds, half of two"
+    echo "$(percent b.json base) 50 6 50 % beside a burster"
+    echo "$(percent a.json base) 73 7 25 % with burst: all of two seconds, half of two"
 }
 
 live_share() {
@@ -92,7 +76,7 @@ live_share() {
     sleep 2
     "$out/make_region" set "$out/a" share_ppm 750000
     wait
-    echo "$(percent a) 50 5 25 % for two seconds, then 75"
+    echo "$(percent a.json base) 50 5 25 % for two seconds, then 75"
 }
 
 live_weight() {
@@ -103,7 +87,7 @@ live_weight() {
     sleep 2
     "$out/make_region" set "$out/a" weight_ppm 4000000
     wait
-    echo "$(percent a) 65 6 weight 1 for two seconds, then 4"
+    echo "$(percent a.json base) 65 6 weight 1 for two seconds, then 4"
 }
 
 # Waits that are not launches (memory freed, a module unloaded, the legacy stream), kernels that wait
@@ -114,8 +98,8 @@ hazard() {
     VGPU_REGION="$out/a" LD_PRELOAD="$built/shim.so" timeout 30 "$out/hazard" "$1" 3 >"$out/a.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
-    echo "$(percent a) 25 5 $1 at 25 %"
-    echo "$(percent b) 73 6 $1 beside 75 %: its neighbour"
+    echo "$(percent a.json base) 25 5 $1 at 25 %"
+    echo "$(percent b.json base) 73 6 $1 beside 75 %: its neighbour"
 }
 
 # The holder dies, or stops: the other one goes on.
@@ -137,7 +121,7 @@ struck() {
     done
     [ $signal = STOP ] && kill -STOP $victim
     wait $other
-    echo "$(percent a) 48 6 kill -$signal of its neighbour, seven times: 50 % goes on"
+    echo "$(percent a.json base) 48 6 kill -$signal of its neighbour, seven times: 50 % goes on"
     kill -CONT $victim; kill -9 $victim; wait $victim 2>/dev/null
 }
 
