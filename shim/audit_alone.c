@@ -22,13 +22,15 @@ struct sight {
 
 enum { UNOPENED, OPEN, ABSENT };
 
-static struct sight sights[VGPU_MAX_SLOTS];
+/* By depth: of our session, and of those around it. */
+static struct sight sights[VGPU_MAX_DEPTH][VGPU_MAX_SLOTS];
+static uint64_t looked_ns[VGPU_MAX_DEPTH];
 static int nvml = UNOPENED;
-static uint64_t looked_ns;
 static uint32_t busy; /* 1: a thread is looking; it alone touches the words above */
 
 static void forget_in_child(void) {
     memset(sights, 0, sizeof sights);
+    memset(looked_ns, 0, sizeof looked_ns);
     nvml = UNOPENED;
     busy = 0;
 }
@@ -81,7 +83,7 @@ static void correct(struct vgpu_slot *slot, uint32_t device, const struct sight 
         vgpu_store_relaxed(&use->drift_bytes, drift);
 }
 
-static void look(struct vgpu_region *region, uint32_t device) {
+static void look(struct vgpu_region *region, uint32_t device, struct sight *last) {
     static struct sight before[VGPU_MAX_SLOTS];
     struct vgpu_nvml_list list;
     nvmlDevice_t card;
@@ -102,7 +104,7 @@ static void look(struct vgpu_region *region, uint32_t device) {
             is_listed = true;
         }
         /* Not listed: it has no context yet, or NVML counts in another pid namespace. */
-        if (is_listed) correct(&region->slots[i], device, &before[i], listed, &sights[i]);
+        if (is_listed) correct(&region->slots[i], device, &before[i], listed, &last[i]);
     }
     vgpu_nvml_list_free(&list);
 }
@@ -114,9 +116,9 @@ void vgpu_audit_alone(struct vgpu_session *session, uint32_t device) {
         !vgpu_cas_acq_rel(&busy, &idle, 1U))
         return;
     uint64_t now = vgpu_now_ns();
-    if (nvml != ABSENT && now - looked_ns >= VGPU_AUDIT_AGE_NS) {
-        look(session->region, device);
-        looked_ns = vgpu_now_ns();
+    if (nvml != ABSENT && now - looked_ns[session->depth] >= VGPU_AUDIT_AGE_NS) {
+        look(session->region, device, sights[session->depth]);
+        looked_ns[session->depth] = vgpu_now_ns();
     }
     vgpu_store_release(&busy, 0U);
 }

@@ -116,10 +116,18 @@ static uint32_t current_device(struct vgpu_session *session) {
     return known ? vgpu_device_index(session, ordinal) : VGPU_NO_DEVICE;
 }
 
-/* In a session inside another one each call looks: the rates are in several regions. */
+static bool has_rate(const uint64_t *rates) {
+    return vgpu_load_relaxed(&rates[0]) | vgpu_load_relaxed(&rates[1]) |
+           vgpu_load_relaxed(&rates[2]);
+}
+
+/* In a session inside another one the rates are in several regions: each call looks, if there are
+ * any. */
 static const uint64_t *rates_of(const struct vgpu_session *session) {
     if (!session) return unlimited;
-    return session->outer ? unknown : session->region->header.copy_bytes_per_s;
+    for (; session->outer; session = session->outer)
+        if (has_rate(session->region->header.copy_bytes_per_s)) return unknown;
+    return session->region->header.copy_bytes_per_s;
 }
 
 void vgpu_copy_wait(const struct vgpu_copies *copies) {

@@ -24,9 +24,9 @@
 
 #define VGPU_GANG_PERIOD_NS UINT64_C(40000000) /* a slice is share × this: ranks end unevenly */
 #define VGPU_GANG_STUCK_NS UINT64_C(100000)    /* no progress for so long after it was due */
-/* A peer is told at the latest so long after the last progress: the prediction may be wrong. To
- * help who only takes long does no harm. */
-#define VGPU_GANG_DUE_NS UINT64_C(10000000)
+/* A peer is told at the latest so long after the last progress: the prediction may be wrong. Sooner
+ * than long kernels end it is not: to help who only takes long costs the neighbours turns. */
+#define VGPU_GANG_DUE_NS UINT64_C(100000000)
 #define VGPU_GANG_HELP_NS UINT64_C(200000) /* work let run ahead while a peer is stuck */
 
 /* All devices of the gang that `device` is in; its own bit alone, if in none. */

@@ -46,6 +46,13 @@ static uint64_t end_of(const struct vgpu_gate_slice *slice, uint32_t ppm, uint64
     return slice->open_ns + later(length_ns, earlier(catch_up, VGPU_GATE_SLICE_MAX_NS));
 }
 
+/* With the whole GPU a session is never ahead of its schedule, but its processes take turns all the
+ * same. */
+static uint64_t shared_end_of(const struct vgpu_gate_slice *slice, uint32_t ppm,
+                              uint64_t length_ns) {
+    return ppm < VGPU_WHOLE_GPU ? end_of(slice, ppm, length_ns) : slice->open_ns + length_ns;
+}
+
 /* The ceiling, 0 = the share is one. */
 static uint32_t burst_of(struct vgpu_gate gate) {
     uint32_t ppm = vgpu_load_relaxed(&gate.device->burst_ppm);
@@ -74,7 +81,7 @@ static void describe(struct vgpu_gate gate, uint64_t word, struct vgpu_gate_slic
     uint32_t ppm = slice->bursting ? burst_of(gate) : share_of(gate);
     struct lengths lengths = lengths_of(gate, ppm);
     slice->end_ns = end_of(slice, ppm, lengths.alone_ns);
-    slice->end_shared_ns = end_of(slice, ppm, lengths.shared_ns);
+    slice->end_shared_ns = shared_end_of(slice, ppm, lengths.shared_ns);
 }
 
 /* Ticks; never, if there is no burst or it is not allowed now. */
@@ -163,14 +170,19 @@ bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns)
     return true;
 }
 
-uint64_t vgpu_gate_follow(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns) {
+void vgpu_gate_follow(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
+                      struct vgpu_gate_slice *outer) {
     uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word), base;
     do {
         base = later(ticks_of(word), to_ticks(gate, minus(request_ns, VGPU_GATE_CREDIT_NS)));
     } while (
         !vgpu_cas_seq_cst(&gate.device->gate_word, &word, make_word(base, epoch_of(word), false)));
     const struct vgpu_gate_slice slice = {.open_ns = now_ns, .base_ns = to_ns(gate, base)};
-    return end_of(&slice, share_of(gate), lengths_of(gate, share_of(gate)).alone_ns);
+    uint32_t ppm = share_of(gate);
+    struct lengths lengths = lengths_of(gate, ppm);
+    outer->end_ns = earlier(outer->end_ns, end_of(&slice, ppm, lengths.alone_ns));
+    uint64_t shared = shared_end_of(&slice, ppm, lengths.shared_ns);
+    outer->end_shared_ns = earlier(outer->end_shared_ns, shared);
 }
 
 void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns) {

@@ -32,9 +32,9 @@
 
 #define VGPU_GATE_CREDIT_NS UINT64_C(50000000) /* what an idle session may have saved up */
 #define VGPU_GATE_PERIOD_NS UINT64_C(4000000)  /* alone: a slice is share × this … */
-#define VGPU_GATE_PERIOD_BOUND_NS                                                                  \
-    UINT64_C(40000000) /* for a program whose launches set the pace: each nap costs it its caches  \
-                        */
+/* For a program whose launches set the pace: a nap costs it its caches, on an H200's host 0.7 ms.
+ */
+#define VGPU_GATE_PERIOD_BOUND_NS UINT64_C(100000000)
 #define VGPU_GATE_PERIOD_SHARED_NS                                                                 \
     UINT64_C(20000000)                             /* while another process waits for its slice:   \
                                                       a hand-over costs the card 150 µs */
@@ -88,9 +88,11 @@ void vgpu_gate_begin_close(struct vgpu_gate gate, uint32_t epoch);
 bool vgpu_gate_close(struct vgpu_gate gate, uint32_t epoch, uint64_t drained_ns);
 
 /* For a session inside another one, whose gate opens its slices: what it has saved up is at most
- * the credit, when it works from now on. Returns when its share has the slice end. Its gate is
- * never open; vgpu_gate_next says when it may go on, vgpu_gate_charge books what it used. */
-uint64_t vgpu_gate_follow(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns);
+ * the credit, when it works from now on. Brings the slice's ends forward to where its share has
+ * them. Its gate is never open; vgpu_gate_next says when it may go on, vgpu_gate_charge books what
+ * it used. */
+void vgpu_gate_follow(struct vgpu_gate gate, uint64_t now_ns, uint64_t request_ns,
+                      struct vgpu_gate_slice *outer);
 
 /* Books work that ran outside any slice of ours (we were robbed). */
 void vgpu_gate_charge(struct vgpu_gate gate, uint64_t charge_ns);

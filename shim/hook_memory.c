@@ -120,10 +120,7 @@ VGPU_EXPORT CUresult cuMemAllocManaged(CUdeviceptr *out, size_t bytes, unsigned 
         if (rc != CUDA_SUCCESS) return rc;
     }
     rc = REAL(cuMemAllocManaged)(out, bytes, flags);
-    if (rc == CUDA_SUCCESS && plain.place.session) {
-        const struct vgpu_account *account = &plain.place.account;
-        vgpu_add_relaxed(&account->slot->use[account->device].managed_bytes, (uint64_t)bytes);
-    }
+    if (rc == CUDA_SUCCESS && plain.place.session) vgpu_ledger_managed(&plain.place.account, bytes);
     return end(&plain, rc, out ? *out : 0);
 }
 

@@ -140,6 +140,11 @@ static bool reserve_here(const struct vgpu_account *account, uint64_t bytes, uin
 /* From the inside out: only what a session allows itself is asked of the one around it. */
 bool vgpu_ledger_reserve(const struct vgpu_account *account, uint64_t bytes) {
     uint64_t used;
+    /* What does not fit outside must not show inside for a moment either. */
+    if (__builtin_expect(account->outer != NULL, 0) && bytes > vgpu_account_left(account->outer)) {
+        refusal = vgpu_account_tightest(account->outer);
+        return false;
+    }
     if (!reserve_here(account, bytes, &used)) return false;
     if (__builtin_expect(account->outer != NULL, 0) &&
         !vgpu_ledger_reserve(account->outer, bytes)) {
@@ -155,6 +160,11 @@ void vgpu_ledger_adjust(const struct vgpu_account *account, int64_t bytes) {
      */
     for (; account; account = account->outer)
         vgpu_add_seq_cst(&account->slot->use[account->device].charged_bytes, (uint64_t)bytes);
+}
+
+void vgpu_ledger_managed(const struct vgpu_account *account, uint64_t bytes) {
+    for (; account; account = account->outer)
+        vgpu_add_relaxed(&account->slot->use[account->device].managed_bytes, bytes);
 }
 
 void vgpu_ledger_allocated(const struct vgpu_account *account) {

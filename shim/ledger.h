@@ -65,6 +65,9 @@ static inline void vgpu_ledger_refund(const struct vgpu_account *account, uint64
     if (bytes) vgpu_ledger_adjust(account, (int64_t)(0 - bytes));
 }
 
+/* Notes that so much of what was charged is managed memory, which NVML need not list. */
+void vgpu_ledger_managed(const struct vgpu_account *account, uint64_t bytes);
+
 /* Counts an allocation of the process. */
 void vgpu_ledger_allocated(const struct vgpu_account *account);
 

@@ -58,7 +58,8 @@ static bool has_share(const struct vgpu_region *region) {
     bool limited = region->header.default_share_ppm < VGPU_WHOLE_GPU;
     for (int i = 0; i < VGPU_MAX_DEVICES; i++)
         limited |= vgpu_load_acquire(&region->devices[i].state) == VGPU_DEVICE_READY &&
-                   vgpu_gate_share(&region->devices[i]) < VGPU_WHOLE_GPU;
+                   (vgpu_gate_share(&region->devices[i]) < VGPU_WHOLE_GPU ||
+                    vgpu_load_relaxed(&region->devices[i].enclosed));
     return limited;
 }
 
@@ -69,11 +70,12 @@ static bool find_out(void) {
         vgpu_store_release(&known.open_version, 0U); /* == no_session, for good */
         return false;
     }
-    bool limited = false;
-    for (; session->outer; session = session->outer) limited |= has_share(session->region);
-    struct vgpu_region *region = session->region;
+    struct vgpu_session *outermost = session;
+    while (outermost->outer) outermost = outermost->outer;
+    struct vgpu_region *region = outermost->region;
     uint32_t seen = vgpu_load_acquire(&region->header.limits_version);
-    limited |= look_around(region) | has_share(region);
+    bool limited = look_around(region);
+    for (; session; session = session->outer) limited |= has_share(session->region);
     vgpu_store_release(limited ? &known.limited_version : &known.open_version, seen);
     vgpu_store_release(limited ? &known.open_version : &known.limited_version, seen - 1);
     vgpu_store_release(&known.version, &region->header.limits_version);
@@ -101,6 +103,20 @@ static struct vgpu_gate gate_of(const struct vgpu_session *session, uint32_t dev
                               .start_ns = session->region->header.start_mono_ns};
 }
 
+static bool has_inner_share(const struct vgpu_pace *pace) {
+    for (uint32_t i = 0; i < pace->inner_count; i++)
+        if (vgpu_gate_share(pace->inner[i].gate.device) < VGPU_WHOLE_GPU) return true;
+    return false;
+}
+
+/* Beside work that takes no slices an inner session's share would not be of the whole GPU's time.
+ */
+static void enclose(struct vgpu_region *region, uint32_t device) {
+    if (vgpu_load_relaxed(&region->devices[device].enclosed)) return;
+    vgpu_store_relaxed(&region->devices[device].enclosed, 1U);
+    vgpu_add_seq_cst(&region->header.limits_version, 1U);
+}
+
 static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device) {
     struct vgpu_pace *pace = aligned_alloc(64, (sizeof *pace + 63) / 64 * 64);
     struct vgpu_book *book = aligned_alloc(64, sizeof *book);
@@ -121,6 +137,7 @@ static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device
     pace->device = device;
     pace->use = &session->slot->use[device];
     pace->gate = gate_of(session, device);
+    if (has_inner_share(pace)) enclose(session->region, device);
     vgpu_rota_join(&pace->rota, session, device);
     /* Held for moments: a thread that spins gets it sooner than one that sleeps. */
     pace->lock = (pthread_mutex_t)PTHREAD_ADAPTIVE_MUTEX_INITIALIZER_NP;
@@ -149,11 +166,8 @@ static struct vgpu_pace *current_pace(void) {
 
 static bool is_limited(const struct vgpu_pace *pace) {
     const struct vgpu_device *device = &pace->session->region->devices[pace->device];
-    if (vgpu_gate_share(device) < VGPU_WHOLE_GPU || vgpu_load_relaxed(&company[pace->device]))
-        return true;
-    for (uint32_t i = 0; i < pace->inner_count; i++)
-        if (vgpu_gate_share(pace->inner[i].gate.device) < VGPU_WHOLE_GPU) return true;
-    return false;
+    return vgpu_gate_share(device) < VGPU_WHOLE_GPU || vgpu_load_relaxed(&device->enclosed) ||
+           vgpu_load_relaxed(&company[pace->device]) || has_inner_share(pace);
 }
 
 static struct vgpu_pace *if_limited(struct vgpu_pace *pace) {

@@ -42,7 +42,7 @@
     X(u64, start_wall_ns) /* CLOCK_REALTIME at the same moment */                                  \
     A(char, session, 16)  /* NUL-terminated id */                                                  \
     X(u32, supervisor_pid)                                                                         \
-    X(u32, limits_version)    /* raised after every change of a limit */                           \
+    X(u32, limits_version) /* raised after every change of a limit, and those of outer ones too */ \
     X(u64, supervisor_start)  /* /proc/PID/stat field 22, names the process with its pid */        \
     X(u64, default_mem_limit) /* for a device that no one named; VGPU_NO_LIMIT = none */           \
     X(u32, default_share_ppm)                                                                      \
@@ -101,7 +101,10 @@
     X(u32, sm_total)     /* SMs of the card */                                                     \
     X(u32, group_sms)    /* SMs of a group: what the card is to be split by (partition.h) */       \
     A(u64, sm_groups, 4) /* the partition: a bit for each group, in the order of the split */      \
-    A(u64, spatial_pad, 2)                                                                         \
+    X(u32,                                                                                         \
+      enclosed) /* 1: a session inside this one has a share here: the others take slices too */    \
+    X(u32, spatial_pad32)                                                                          \
+    A(u64, spatial_pad, 1)                                                                         \
     X(u64, gate_word) /* see gate.h */                                                             \
     A(u64, gate_base, 2)                                                                           \
     X(u32, gate_bell)        /* futex: bumped when a slice closes or a closer waits */             \

@@ -88,6 +88,7 @@ static int join(const char *path, int depth) {
     session->slot = &region->slots[index];
     session->slot_index = (uint32_t)index;
     session->pid = (uint32_t)getpid();
+    session->depth = (uint32_t)depth;
     strcpy(session->region_path, path);
     session->outer = NULL;
     const struct vgpu_event event = {.kind = VGPU_EVENT_PROCESS_ATTACH, .device = VGPU_NO_DEVICE};

@@ -17,6 +17,7 @@ struct vgpu_session {
     struct vgpu_slot *slot; /* ours */
     uint32_t slot_index;
     uint32_t pid;
+    uint32_t depth; /* sessions inside this one that we are in */
     char region_path[256];
     struct vgpu_session *outer;                           /* the session around this one, or NULL */
     struct vgpu_account outer_accounts[VGPU_MAX_DEVICES]; /* there, by this one's device index */

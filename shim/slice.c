@@ -96,9 +96,7 @@ static void follow_inner(const struct vgpu_pace *pace, const struct vgpu_gate *o
         struct vgpu_gate gate = pace->inner[i].gate;
         gate.quantum_ns = outer->quantum_ns;
         gate.period_ns = outer->period_ns;
-        uint64_t end = vgpu_gate_follow(gate, now_ns, request_ns);
-        slice->end_ns = earlier(slice->end_ns, end);
-        slice->end_shared_ns = earlier(slice->end_shared_ns, end);
+        vgpu_gate_follow(gate, now_ns, request_ns, slice);
     }
 }
 
@@ -279,6 +277,11 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
                      uint64_t *until_ns) {
     struct vgpu_gate_slice slice;
     vgpu_store_relaxed(&pace->waits_on, (uint32_t *)NULL);
+    if (pace->inner_count && pace->turns.count == 1 && inner_next(pace, now_ns) > now_ns) {
+        *until_ns = inner_next(pace, now_ns); /* the outer session's others need not care */
+        vgpu_store_relaxed(&pace->use->gate_wants_ns, UINT64_C(0));
+        return false;
+    }
     if (!open_slice(pace, &slice, now_ns, request_ns, until_ns)) {
         if (!vgpu_load_relaxed(&pace->use->gate_wants_ns))
             vgpu_store_relaxed(&pace->use->gate_wants_ns, now_ns);
@@ -382,10 +385,12 @@ static uint64_t last_drain(const struct vgpu_pace *pace, uint64_t drained_ns) {
     return drained_ns;
 }
 
-/* Books the slice and gives its turns up: all parts of it have drained. */
+/* Books the slice and gives its turns up: all parts of it have drained. In a gang an inner session
+ * pays for its own parts alone, when it leaves them. */
 static void close_gate(struct vgpu_pace *pace, uint64_t begun_ns, uint64_t drained_ns,
                        uint64_t now_ns) {
-    uint64_t charge = vgpu_gang_turns_settle(&pace->turns, begun_ns, drained_ns);
+    uint64_t took = vgpu_gang_turns_settle(&pace->turns, begun_ns, drained_ns), charge = took;
+    if (pace->turns.count == 1) charge_inner(pace, took);
     charge = vgpu_class_weigh(&pace->session->region->header, pace->slice_class_ns, charge);
     vgpu_gate_close(pace->gate, pace->slice.epoch, pace->slice.open_ns + charge);
     for (uint32_t i = 1; i < pace->turns.count; i++) {
@@ -408,7 +413,6 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     pace->joined = false;
     vgpu_grant_revoke(&pace->grant);
     vgpu_add_relaxed(&use->busy_ns, drained - begun);
-    charge_inner(pace, drained - begun);
     learn_bound(pace, drained - begun);
     vgpu_store_release(&use->gate_drained_ns, drained);
     uint64_t busy = slice.epoch;
@@ -416,11 +420,14 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
         /* Robbed: the slice was charged up to the robbery. While our work overlapped with the
          * session's next slices each pays half. A process that was stopped finds out long after. */
         uint64_t overlapped = minus(drained, later(robbed_ns, begun));
-        vgpu_gate_charge(pace->gate, earlier(overlapped, pace->slice_flight_ns) / 2);
+        uint64_t half = earlier(overlapped, pace->slice_flight_ns) / 2;
+        vgpu_gate_charge(pace->gate, half);
+        charge_inner(pace, minus(drained - begun, overlapped) + half);
         vgpu_gang_turns_forget(&pace->turns); /* who robbed us has freed them */
         return;
     }
     bool wanted = is_wanted_inside(pace, slice.epoch);
+    if (pace->turns.count > 1) charge_inner(pace, drained - begun);
     if (vgpu_gang_leave(pace->gate.device, slice.epoch, pace->device)) {
         if (pace->joined_ns != slice.open_ns) begun = slice.open_ns;
         close_gate(pace, begun, last_drain(pace, drained), now);
@@ -428,6 +435,11 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
         vgpu_gang_turns_forget(&pace->turns); /* peers go on: who leaves last frees them */
     }
     if (wanted) vgpu_gang_turns_ring(&pace->turns);
+}
+
+/* True while a launch is between admission and the driver's return. Caller holds the lock. */
+static bool is_launching(const struct vgpu_pace *pace) {
+    return pace->admitted != vgpu_load_seq_cst(&pace->returned);
 }
 
 /* ---- programs that rest
@@ -455,6 +467,8 @@ void vgpu_slice_note_rest(struct vgpu_pace *pace, uint64_t request_ns) {
 
 void vgpu_slice_rest(struct vgpu_pace *pace, uint64_t drained_ns) {
     if (!pace->joined || !pace->started || !rests_now(pace)) return;
+    /* What another thread launches this moment is not marked yet, or somebody closes already. */
+    if (is_launching(pace) || vgpu_load_acquire(&pace->closer)) return;
     bool wanted =
         vgpu_gang_turns_are_wanted(&pace->turns) || is_wanted_inside(pace, pace->slice.epoch);
     if (!wanted) return;
@@ -493,11 +507,6 @@ static uint64_t drain_time(const struct vgpu_pace *pace) {
         if (track->epoch == pace->slice.epoch) drained = later(drained, end);
     }
     return drained;
-}
-
-/* True while a launch is between admission and the driver's return. Caller holds the lock. */
-static bool is_launching(const struct vgpu_pace *pace) {
-    return pace->admitted != vgpu_load_seq_cst(&pace->returned);
 }
 
 /* The tails may be marked once no launch is on its way; one that stays there (the queue is full,

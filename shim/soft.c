@@ -16,6 +16,14 @@ static int refuse(int code) {
     return -1;
 }
 
+/* In a session inside another one what is left may be less than its own use tells. */
+static uint64_t used_of(const struct vgpu_account *account) {
+    uint64_t limit = vgpu_account_limit(account);
+    if (!account->outer || limit == VGPU_NO_LIMIT)
+        return vgpu_ledger_used(account->region, account->device);
+    return limit - vgpu_account_left(account);
+}
+
 VGPU_EXPORT int vgpu_memory_get(int ordinal, struct vgpu_memory *memory, size_t bytes) {
     struct vgpu_session *session = vgpu_session_get();
     if (!session) return refuse(ENOENT);
@@ -33,7 +41,7 @@ VGPU_EXPORT int vgpu_memory_get(int ordinal, struct vgpu_memory *memory, size_t 
     const struct vgpu_memory now = {
         .limit = vgpu_account_limit(&account),
         .soft = soft ? soft : VGPU_MEMORY_UNLIMITED,
-        .used = vgpu_ledger_used(session->region, index),
+        .used = used_of(&account),
         .peak = vgpu_load_relaxed(&device->peak_bytes),
         .own = own > 0 ? (uint64_t)own : 0,
         .velocity = vgpu_load_relaxed(&device->velocity),

@@ -23,9 +23,10 @@ export interface Asked {
   visible: string | undefined;
 }
 
-/** Every other session in the state directory; call it after the sweep. */
-export function readPromises(directory: string): Promises[] {
-  return readSessions(directory).map(({ session, pid, view, devices }) => {
+/** Every other session in the state directory that meets ours on this board (simulated cards have their own); call it after the sweep. */
+export function readPromises(directory: string, boardDirectory: string): Promises[] {
+  const sessions = readSessions(directory).filter((head) => head.boardDirectory === boardDirectory);
+  return sessions.map(({ session, pid, view, devices }) => {
     const size = (at: number) => {
       const word = view.getBigUint64(at, true);
       return word === layout.NO_LIMIT ? null : Number(word);

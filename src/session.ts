@@ -61,7 +61,7 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
 
   const ready = audience.wantsAll ? await audience.open() : null;
   using nvml = new NvmlOnDemand(simulation);
-  const { content, changes } = await prepare(plan, shim, simulation, isDriven, nvml);
+  const { content, changes } = await prepare(plan, shim, simulation, isDriven, nvml, outer);
   const boardDirectory = findBoardDirectory(simulation) ?? directory;
   const place = findPlace(directory, boardDirectory, shim, simulation, nvml);
   if (isDriven) await reapMps(place);
@@ -76,7 +76,11 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const { region, session } = own;
   changes.set = { ...changes.set, VGPU_REGION: region.path };
   if (outer === null) changes.suffix = { LD_PRELOAD: shim.library };
-  else changes.set["LD_PRELOAD"] = outer.replaceShim(process.env["LD_PRELOAD"], shim.library);
+  else
+    changes.set["LD_PRELOAD"] = outer.replaceShim(
+      changes.set["LD_PRELOAD"] ?? process.env["LD_PRELOAD"],
+      shim.library,
+    );
   const startNs = monotonicNs();
   using target = launch(shim, plan.target.words, changes);
   own.target = target.pid;
@@ -146,6 +150,7 @@ async function prepare(
   simulation: Simulation | null,
   isDriven: boolean,
   nvml: NvmlOnDemand,
+  outer: Outer | null,
 ) {
   const changes: Changes = {
     set: { ...plan.env, ...simulation?.set },
@@ -162,6 +167,7 @@ async function prepare(
       { hint: "does nvidia-smi work?" },
     );
   }
+  if (plan.gpu !== null) outer?.checkCards(plan.gpu, cards, process.env["CUDA_VISIBLE_DEVICES"]);
   if (plan.gpu !== null) changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
   return { content: resolveContent(plan, cards, costs), changes };
 }
@@ -195,7 +201,7 @@ async function join(
       hint: `find it with: fuser -v ${directory}`,
     });
   }
-  if (hasMemoryLimit(plan)) await checkAdmission(directory, plan, content, changes, nvml);
+  if (hasMemoryLimit(plan)) await checkAdmission(place, plan, content, changes, nvml);
   if (!isSpatial && !hasSessions(directory))
     return { own: createRegion(directory, content), partitions: [] };
   const { settleModes } = await import("./modes.ts");
@@ -206,7 +212,7 @@ async function join(
 
 /** Warns, or refuses with `--admit strict`, when all sessions' limits pass a card. Alone it costs one look at the directory. */
 async function checkAdmission(
-  directory: string,
+  { directory, boardDirectory }: Place,
   { admit, gpu, report }: Plan,
   content: RegionContent,
   changes: Changes,
@@ -217,7 +223,7 @@ async function checkAdmission(
   const isStrict = admit === "strict";
   const cards = isStrict || content.devices.length > 0 || gpu !== null ? nvml.open()?.cards : [];
   const { CUDA_VISIBLE_DEVICES: visible = process.env["CUDA_VISIBLE_DEVICES"] } = changes.set ?? {};
-  const others = admission.readPromises(directory);
+  const others = admission.readPromises(directory, boardDirectory);
   const warning = report.quiet ? () => {} : say;
   admission.admit(others, { content, cards: cards ?? [], visible }, isStrict, warning);
 }

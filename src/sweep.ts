@@ -35,8 +35,26 @@ function hasRegion(directory: string, bell: string): boolean {
   return listDirectory(directory)?.includes(bell.slice(0, -".bell".length)) ?? false;
 }
 
-/** True while its supervisor lives, a process has joined it (each holds a shared lock), or one could still join. */
+/** True while its supervisor lives, a process has joined it (each holds a shared lock), or one could still join: also by way of a session inside it. */
 function isInUse(path: string): boolean {
+  return isInUseItself(path) || listInner(path).some(isInUse);
+}
+
+/** The regions of the sessions inside this one. */
+function listInner(path: string): string[] {
+  const directory = path.slice(0, path.lastIndexOf("/"));
+  const names = (listDirectory(directory) ?? []).filter((name) => /^[0-9a-z]{6}$/.test(name));
+  return names
+    .map((name) => `${directory}/${name}`)
+    .filter((other) => {
+      const bytes = other === path ? null : readHead(other, layout.header.bytes);
+      const at = layout.header.outer;
+      const word = bytes?.subarray(at, at + layout.OUTER_BYTES) ?? new Uint8Array(1);
+      return Buffer.from(word.subarray(0, Math.max(0, word.indexOf(0)))).toString() === path;
+    });
+}
+
+function isInUseItself(path: string): boolean {
   const fd = openFile(path, OPEN.readWrite);
   if (fd < 0) return false; // gone already
   try {
@@ -72,6 +90,7 @@ export function hasMembers(region: Region, target: number, sessionMs: number): b
     const pid = Number(owner >> 32n);
     if (pid !== target && isPresent(pid, region.load64(at + layout.slot.start_time))) return true;
   }
+  if (listInner(region.path).some(isInUse)) return true;
   const last = lastPid();
   const isShort = sessionMs < 1000 && last >= target;
   if (isShort && last === target) return false;

@@ -77,7 +77,7 @@ test("what the regions of others say", () => {
   const { region, session } = createRegion(work.path, { ...CONTENT, devices });
   region.store64(deviceOffset(0) + device.total_bytes, BigInt(80 * GIB));
   region.store32(deviceOffset(1) + device.state, DEVICE.CLAIMING);
-  expect(readPromises(work.path)).toEqual([
+  expect(readPromises(work.path, work.path)).toEqual([
     {
       session,
       pid: process.pid,

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { stateDirectory } from "../../src/state-directory.ts";
 import { compileFixture, folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
@@ -81,6 +81,17 @@ describe("memory counts against both sessions", () => {
 });
 
 describe("compute counts against both sessions", () => {
+  test(
+    "beside work of the outer session that has no share",
+    () => {
+      const run = "--us 500 --batch 20 --seconds 2";
+      const script = `$load ${run} >/dev/null & vgpu run --sim -q --sm 25 -- $load ${run}; wait`;
+      const [line] = nest(["-q", "--mem", "100g"], script).stdout;
+      expect((JSON.parse(line!) as { rate: number }).rate).toBeWithin(300, 560); // of 2000; 150 where the others take no slices
+    },
+    { retry: 2 },
+  );
+
   test.each([
     ["50", "25", 25],
     ["25", "50", 25],
@@ -120,6 +131,47 @@ describe("compute counts against both sessions", () => {
     const script = "vgpu run --sim -q --copy-bw 100m/s -- $copy h2d 1 1";
     const { stdout } = nest(["-q", "--copy-bw", "20m/s"], script);
     expect((JSON.parse(stdout[0]!) as { rate: number }).rate / MIB).toBeWithin(15, 24);
+  });
+});
+
+describe("lifetimes", () => {
+  test("a process of the inner session that joins when both targets have ended keeps both limits", () => {
+    const out = join(work.path, crypto.randomUUID());
+    const script = `vgpu run --sim -q --mem 3g -- sh -c '(sleep 1; $hold 256 20 0 >${out}.new; mv ${out}.new ${out}) &'`;
+    expect(nest(["-q", "--mem", "2g"], script).status).toBe(0);
+    vgpu(["run", "--sim", "-q", "true"], { env: machine() }); // sweeps
+    for (let i = 0; i < 500 && !existsSync(out); i++) Bun.sleepSync(20);
+    expect(readFileSync(out, "utf8")).toBe("held 5 refused 2\n");
+  });
+
+  test("the inner vgpu itself is no member of the outer session", () => {
+    const { stderr } = nest(
+      ["--json", "--mem", "4g"],
+      "vgpu run --sim -q --mem 2g -- $hold 64 1 0.3",
+    );
+    const summary = stderr.split("\n").find((line) => line.includes("session.summary"))!;
+    expect(JSON.parse(summary)).toMatchObject({ processes: 1 });
+  });
+
+  test("what the environment asks of every vgpu run does not stop an inner one; a profile's LD_PRELOAD stays", () => {
+    using here = folder({ "p.yaml": "env: {LD_PRELOAD: /nonexistent/libx.so}\n" });
+    const env = { ...machine(), VGPU_SMS: "32", VGPU_PRIORITY: "high" };
+    const inner = `vgpu run --sim --profile ${here.path}/p.yaml -- sh -c 'echo $LD_PRELOAD' 2>${here.path}/said`;
+    const { stdout, stderr } = nest(["-q"], inner, env);
+    expect(stdout[0]).toMatch(/^\/nonexistent\/libx\.so:.*\/vgpu-shim\.so$/);
+    expect(stderr).toBe("");
+    expect(readFileSync(join(here.path, "said"), "utf8")).not.toContain("vgpu:");
+  });
+
+  test("a GPU that the outer session's command does not see", () => {
+    const env = { ...machine(), VGPU_SIM_GPUS: "2" };
+    const script =
+      "vgpu run --sim --gpu 0 -- true; echo $?; vgpu run --sim --gpu 1 -- true; echo $?";
+    const { stdout, stderr } = nest(["-q", "--gpu", "1", "--mem", "1=4g"], script, env);
+    expect(stdout).toEqual(["125", "0"]);
+    expect(stderr).toMatch(
+      /^vgpu: --gpu 0: the session around this one does not see GPU-[^;]*; it sees GPU-/,
+    );
   });
 });
 

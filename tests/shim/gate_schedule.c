@@ -220,10 +220,10 @@ static double follow(uint32_t outer_ppm, uint32_t inner_ppm, uint64_t kernel_ns)
             now = next > now ? next : slice.until_ns;
             continue;
         }
-        uint64_t end = vgpu_gate_follow(inner, now, request), gpu = now;
-        if (end > slice.end_ns) end = slice.end_ns;
+        uint64_t gpu = now;
+        vgpu_gate_follow(inner, now, request, &slice);
         do gpu += kernel_ns;
-        while (gpu + kernel_ns / 2 <= end);
+        while (gpu + kernel_ns / 2 <= slice.end_ns);
         work += gpu - now;
         vgpu_gate_begin_close(outer, slice.epoch);
         vgpu_gate_close(outer, slice.epoch, gpu);
@@ -249,17 +249,42 @@ static void test_nested(void) {
     }
     struct vgpu_device device;
     struct vgpu_gate gate = fresh(&device, 250000);
-    uint64_t end = vgpu_gate_follow(gate, START + 1000 * MS, START + 1000 * MS);
+    struct vgpu_gate_slice slice = {.end_ns = UINT64_MAX, .end_shared_ns = UINT64_MAX};
+    vgpu_gate_follow(gate, START + 1000 * MS, START + 1000 * MS, &slice);
     vgpu_gate_charge(gate, 100 * MS);
     bool bursting;
     double wait = (double)(vgpu_gate_next(gate, 0, &bursting) - START) / 1e6;
     check(away(wait, 1350) < 0.1, "no more than the credit is saved up", wait, 1350);
-    check(end - START == 1000 * MS + 50 * MS / 3, "and a slice behind its schedule may go on",
-          (double)(end - START) / 1e6, 1016.667);
+    check(slice.end_ns - START == 1000 * MS + 50 * MS / 3,
+          "and a slice behind its schedule may go on", (double)(slice.end_ns - START) / 1e6,
+          1016.667);
+    gate = fresh(&device, 250000);
+    device.gate_word = (START + 1000 * MS - gate.start_ns) / 100 << 16;
+    slice = (struct vgpu_gate_slice){.end_ns = UINT64_MAX, .end_shared_ns = UINT64_MAX};
+    vgpu_gate_follow(gate, START + 1000 * MS, START + 1000 * MS, &slice);
+    check(slice.end_ns - START == 1001 * MS && slice.end_shared_ns - START == 1005 * MS,
+          "on schedule it ends as one of its own would, later where another process waits",
+          (double)(slice.end_shared_ns - START) / 1e6, 1005);
+    gate = fresh(&device, 250000);
+    vgpu_gate_follow(gate, START + 1000 * MS, START + 1000 * MS, &slice);
+    vgpu_gate_charge(gate, 100 * MS);
     check(device.charged_ns == 100 * MS, "what was used is told", (double)device.charged_ns, 1e8);
 }
 
+/* With the whole GPU a session goes on, but not while another of its processes waits. */
+static void test_whole(void) {
+    struct vgpu_device device;
+    struct vgpu_gate gate = fresh(&device, VGPU_WHOLE_GPU);
+    struct vgpu_gate_slice slice;
+    vgpu_gate_ask(gate, START, START, &slice);
+    check(slice.end_ns - START == 250 * MS, "the whole GPU: a slice goes on",
+          (double)(slice.end_ns - START) / 1e6, 250);
+    check(slice.end_shared_ns - START == 20 * MS, "and ends where another process waits",
+          (double)(slice.end_shared_ns - START) / 1e6, 20);
+}
+
 int main(void) {
+    test_whole();
     test_nested();
     test_shares();
     test_small_demand();

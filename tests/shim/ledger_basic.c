@@ -153,6 +153,9 @@ static void nested(void) {
     vgpu_ledger_refund(&me, 50 * MiB);
     equal(vgpu_ledger_used(inner, 0), 0, "nested: given back inside");
     equal(vgpu_ledger_used(outer, 0), 45 * MiB, "nested: and outside");
+    vgpu_ledger_managed(&me, 7);
+    equal(me.slot->use[0].managed_bytes + around.slot->use[0].managed_bytes, 14,
+          "nested: managed memory is known in both");
     vgpu_ledger_denied(&me);
     equal(inner->devices[0].denials, 1, "nested: a denial is counted inside");
     equal(outer->devices[0].denials, 0, "nested: and not outside");
