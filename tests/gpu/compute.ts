@@ -1,5 +1,5 @@
 // Issue 5's figures on a real GPU: every cell of its list, native measured in the same run.
-//   bun tests/gpu/compute.ts --part 1/5 --out DIR [--only TEXT]   a fifth of the cells (about 4 minutes)
+//   bun tests/gpu/compute.ts --part 1/5 --out DIR [--only TEXT]…  a fifth of the cells (about 4 minutes)
 //   bun tests/gpu/compute.ts --part nccl --out DIR                the two-GPU cells
 //   bun tests/gpu/compute.ts --table FILE...                      Markdown of merged DIR/compute.jsonl
 //   … --list                                                      the cells of the part, and their seconds
@@ -22,6 +22,9 @@ const option = (name: string): string | undefined => {
   const at = Bun.argv.indexOf(name);
   return at < 0 ? undefined : Bun.argv[at + 1];
 };
+/** Every value that a flag was given. */
+const options = (name: string): string[] =>
+  Bun.argv.flatMap((word, i) => (Bun.argv[i - 1] === name ? [word] : []));
 
 const CELLS: Cell[] = [
   ...shareCells,
@@ -34,14 +37,16 @@ const CELLS: Cell[] = [
 
 function choose(): Cell[] {
   const part = option("--part") ?? "1/1";
-  const only = option("--only");
+  const only = options("--only");
   const [k, n] = part.split("/").map(Number);
   if (part !== "nccl" && !(k! >= 1 && n! >= k!)) {
     console.error(`--part is k/n or nccl, not ${part}`);
     process.exit(2);
   }
   const cells = part === "nccl" ? ncclCells : partOf(CELLS, k!, n!);
-  return cells.filter(({ group, what }) => !only || `${group}: ${what}`.includes(only));
+  const isWanted = ({ group, what }: Cell): boolean =>
+    only.length === 0 || only.some((text) => `${group}: ${what}`.includes(text));
+  return cells.filter(isWanted);
 }
 
 if (Bun.argv.includes("--table")) {

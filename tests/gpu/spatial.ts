@@ -1,6 +1,6 @@
 // Issue 6's figures on a real GPU, native measured in the same run. One JSON line a row, to stdout and DIR/spatial.jsonl.
 //   bun tests/gpu/spatial.ts --part smoke [--out DIR]     the essentials, about a minute
-//   bun tests/gpu/spatial.ts [--only TEXT]                all cells of one GPU, the weightiest first: about six minutes
+//   bun tests/gpu/spatial.ts [--only TEXT]…               all cells of one GPU, the weightiest first: about six minutes
 //   bun tests/gpu/spatial.ts --part 1/3                   a third of them
 //   bun tests/gpu/spatial.ts --part nccl                  two GPUs
 //   … --list                                              the cells of the part
@@ -21,6 +21,9 @@ const option = (name: string): string | undefined => {
   const at = Bun.argv.indexOf(name);
   return at < 0 ? undefined : Bun.argv[at + 1];
 };
+/** Every value that a flag was given. */
+const options = (name: string): string[] =>
+  Bun.argv.flatMap((word, i) => (Bun.argv[i - 1] === name ? [word] : []));
 const root = join(import.meta.dir, "../..");
 const sim = Bun.argv.includes("--sim");
 const scale = Number(option("--scale") ?? 1);
@@ -606,10 +609,10 @@ async function build(): Promise<void> {
 
 const part = option("--part") ?? "1/1";
 const [k = 1, n = 1] = part.split("/").map(Number);
-const only = option("--only");
+const only = options("--only");
 const named: Record<string, Cell[]> = { smoke, nccl: NCCL, kills: KILLS };
 const cells = (named[part] ?? CELLS.filter((_, index) => index % n === k - 1))
-  .filter(({ name }) => !only || name.includes(only))
+  .filter(({ name }) => only.length === 0 || only.some((text) => name.includes(text)))
   .filter(({ name }) => !sim || !NOT_SIMULATED.includes(name));
 if (Bun.argv.includes("--list")) {
   for (const { name, seconds } of cells) console.log(`${seconds} s  ${name}`);
