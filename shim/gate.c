@@ -124,6 +124,12 @@ uint64_t vgpu_gate_next(struct vgpu_gate gate, uint64_t now_ns, bool *bursting) 
     return is_open(word) ? 0 : to_ns(gate, *bursting ? burst : next);
 }
 
+uint64_t vgpu_gate_after(struct vgpu_gate gate, const struct vgpu_gate_slice *slice,
+                         uint64_t from_ns, uint64_t drained_ns) {
+    if (slice->bursting || burst_of(gate)) return 0;
+    return slice->base_ns + minus(drained_ns, from_ns) * VGPU_WHOLE_GPU / share_of(gate);
+}
+
 bool vgpu_gate_look(struct vgpu_gate gate, struct vgpu_gate_slice *slice) {
     uint64_t word = vgpu_load_seq_cst(&gate.device->gate_word);
     if (is_open(word)) describe(gate, word, slice);

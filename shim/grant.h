@@ -12,7 +12,7 @@
 
 #include "atomics.h"
 
-#define VGPU_GRANT_NS UINT64_C(250000)
+#define VGPU_GRANT_NS UINT64_C(1000000)
 
 struct vgpu_grant {
     uint64_t ticks;                 /* of the counter when it was given … */

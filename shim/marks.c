@@ -12,6 +12,9 @@
 
 #define POOL 256U
 #define STEADY_PART 20U /* a result is as predicted if it is off by less than this part */
+/* A group that has ended so soon after its last launch: the GPU had been waiting for launches. */
+#define BEHIND_NS UINT64_C(50000)
+#define ANCHOR_NS UINT64_C(20000) /* recording an event takes less */
 
 /* One context's events. Handles outlive the struct's use: a forgotten clock keeps none. */
 struct vgpu_clock {
@@ -186,14 +189,15 @@ static bool group_begins(struct vgpu_track *track) {
 }
 
 bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
-                       uint64_t predicted_ns, uint64_t flight_ns, bool *begin_group) {
+                       uint64_t predicted_ns, uint64_t flight_ns, uint64_t mark_ns,
+                       bool *begin_group) {
     vgpu_track_count(track, entry, flight_ns);
     *begin_group = group_begins(track);
     if (*begin_group || track->group_start) vgpu_track_count_in_group(track, entry, predicted_ns);
     bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
                                              track->group_ns >= VGPU_GROUP_NS);
     return track->per_thread || entry->suspect || entry->spins || group_full ||
-           track->unmarked_ns >= VGPU_GROUP_NS || track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
+           track->unmarked_ns >= mark_ns || track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
 }
 
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start) {
@@ -218,6 +222,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     uint64_t covers = track->submitted_ns;
     pthread_mutex_unlock(track->lock);
     timed = timed || trial || group_start;
+    uint64_t recorded = group_start ? vgpu_now_ns() : 0;
     CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
     if (event && !record(track, event)) {
         event_put(track->clock, timed, event);
@@ -235,6 +240,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     *mark = (struct vgpu_mark){.end = event,
                                .timed = timed,
                                .covers_ns = covers,
+                               .recorded_ns = recorded,
                                .trial = trial,
                                .start = trial ? trial_start : NULL};
     if (!trial && group_start && group_start == track->group_start) {
@@ -268,6 +274,18 @@ static uint64_t map_end(struct vgpu_track *track, const struct vgpu_mark *mark) 
     return mark->timed && anchor ? anchor_ns + elapsed_ns(anchor, mark->end) : 0;
 }
 
+/* A timed group took took_ns. Where the GPU was waiting for launches that is how long those took,
+ * and more than was predicted says nothing about the kernels. Caller holds the lock. */
+static void learn_group(struct vgpu_track *track, uint64_t took_ns, bool gpu_waited) {
+    track->group_out = false;
+    if (gpu_waited && took_ns > track->group_ns) return;
+    if (took_ns) vgpu_book_learn_group(track->group, track->group_count, took_ns);
+    uint64_t off =
+        took_ns > track->group_ns ? took_ns - track->group_ns : track->group_ns - took_ns;
+    if (off <= track->group_ns / STEADY_PART) track->group_steady++;
+    else vgpu_track_doubt(track);
+}
+
 /* One completed mark: teach the book, map its time, give the events back. */
 static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     struct vgpu_clock *clock = track->clock;
@@ -279,11 +297,7 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
         if (took) vgpu_book_learn(mark->trial, took);
         mark->trial->in_flight = 0;
     } else if (mark->start) {
-        if (took) vgpu_book_learn_group(track->group, track->group_count, took);
-        uint64_t off = took > track->group_ns ? took - track->group_ns : track->group_ns - took;
-        if (off <= track->group_ns / STEADY_PART) track->group_steady++;
-        else vgpu_track_doubt(track);
-        track->group_out = false;
+        learn_group(track, took, end && end < mark->recorded_ns + BEHIND_NS);
     }
     pthread_mutex_unlock(track->lock);
     event_put(clock, true, mark->start);
@@ -310,6 +324,15 @@ static void retire(struct vgpu_track *track, const struct vgpu_mark *mark, uint6
         track->count--;
     }
     pthread_mutex_unlock(track->lock);
+}
+
+bool vgpu_track_is_due(const struct vgpu_track *track, uint64_t now_ns) {
+    pthread_mutex_lock(track->lock);
+    uint64_t behind = track->submitted_ns - track->marks[track->first].covers_ns;
+    bool due = track->count > VGPU_MARK_QUEUE / 2 ||
+               (track->count && now_ns + behind >= track->flight_end_ns);
+    pthread_mutex_unlock(track->lock);
+    return due;
 }
 
 void vgpu_track_poll(struct vgpu_track *track) {
@@ -355,11 +378,15 @@ void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch) {
     pthread_mutex_unlock(&clock->lock);
     if (!ours) return;
     if (!anchor) anchor = event_get(clock, true);
-    uint64_t now = vgpu_now_ns();
+    uint64_t before = vgpu_now_ns();
     if (anchor && !record(track, anchor)) {
         event_put(clock, true, anchor);
         anchor = NULL;
     }
+    /* The GPU comes to it about when the call returns, unless this thread had to pause meanwhile.
+     */
+    uint64_t now = vgpu_now_ns();
+    if (now > before + ANCHOR_NS) now = before;
     pthread_mutex_lock(&clock->lock);
     clock->anchor = anchor;
     clock->anchor_ns = now;

@@ -28,6 +28,7 @@
 #define VGPU_MARK_QUEUE 64U
 #define VGPU_GROUP_LAUNCHES 64U
 #define VGPU_GROUP_NS UINT64_C(250000)
+#define VGPU_MARK_BOUND_NS UINT64_C(1000000) /* between two marks where launches set the pace */
 /* Of so many groups one is timed, which costs 5 us of GPU time … */
 #define VGPU_GROUP_TIMED_ONE_IN 8U
 #define VGPU_GROUP_STEADY_ONE_IN 64U /* … once VGPU_GROUP_STEADY results were as predicted */
@@ -38,7 +39,8 @@ struct vgpu_clock; /* per context: event pools and the anchor */
 struct vgpu_mark {
     CUevent end, start; /* start: of a timed group or trial, else NULL */
     bool timed;
-    uint64_t covers_ns;            /* the track's submitted_ns when the mark was recorded */
+    uint64_t covers_ns;            /* the track's submitted_ns when the mark was recorded … */
+    uint64_t recorded_ns;          /* … and, of a timed group, when that was */
     struct vgpu_book_entry *trial; /* the one launch between start and end */
 };
 
@@ -47,7 +49,8 @@ struct vgpu_mark {
 struct vgpu_recent {
     struct vgpu_book_entry *entry;
     uint64_t end_ns;
-    bool known; /* it had been timed before */
+    bool known;  /* it had been timed before */
+    bool marked; /* a mark follows it: it is known to be done as soon as it is */
 };
 
 struct vgpu_track {
@@ -109,21 +112,23 @@ CUcontext vgpu_track_context(const struct vgpu_track *track);
 CUevent vgpu_track_start(struct vgpu_track *track);
 
 /* Counts a launch that is about to be submitted, predicted to take predicted_ns by itself and to
- * add flight_ns to what is in flight. *begin_group: the caller should begin a timed group, giving
- * the event of vgpu_track_start to vgpu_track_open_group before the launch. Returns true if a mark
- * is due after the launch. Caller holds the lock. */
+ * add flight_ns to what is in flight; mark_ns: so much may be submitted without a mark.
+ * *begin_group: the caller should begin a timed group, giving the event of vgpu_track_start to
+ * vgpu_track_open_group before the launch. Returns true if a mark is due after the launch. Caller
+ * holds the lock. */
 bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
-                       uint64_t predicted_ns, uint64_t flight_ns, bool *begin_group);
+                       uint64_t predicted_ns, uint64_t flight_ns, uint64_t mark_ns,
+                       bool *begin_group);
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start);
 
 /* True if vgpu_track_submit would ask neither for a mark nor for a group. Caller holds the lock. */
 static inline bool vgpu_track_has_room(const struct vgpu_track *track, uint64_t predicted_ns,
-                                       uint64_t flight_ns) {
+                                       uint64_t flight_ns, uint64_t mark_ns) {
     bool group_due = track->submitted_ns + flight_ns >= track->group_due_ns ||
                      track->launches + 1 >= track->group_due_launches;
     return (track->unmarked_launches || !group_due) &&
            track->unmarked_launches + 1 < VGPU_GROUP_LAUNCHES &&
-           track->unmarked_ns + flight_ns < VGPU_GROUP_NS && !track->per_thread &&
+           track->unmarked_ns + flight_ns < mark_ns && !track->per_thread &&
            (!track->group_start || (track->group_count + 1 < VGPU_GROUP_LAUNCHES &&
                                     track->group_ns + predicted_ns < VGPU_GROUP_NS));
 }
@@ -136,7 +141,7 @@ static inline void vgpu_track_count(struct vgpu_track *track, struct vgpu_book_e
     track->unmarked_launches++;
     track->launches++;
     track->recent[track->launches % VGPU_RECENT] =
-        (struct vgpu_recent){entry, track->submitted_ns, entry->timed > 0};
+        (struct vgpu_recent){entry, track->submitted_ns, entry->timed > 0, entry->suspect};
 }
 static inline void vgpu_track_count_in_group(struct vgpu_track *track,
                                              struct vgpu_book_entry *entry, uint64_t predicted_ns) {
@@ -156,6 +161,9 @@ void vgpu_track_doubt(struct vgpu_track *track);
 
 /* Looks at the marks that are out, oldest first, without waiting. Teaches the book. */
 void vgpu_track_poll(struct vgpu_track *track);
+
+/* True if the oldest mark that is out should be done by now, as predicted; or many are out. */
+bool vgpu_track_is_due(const struct vgpu_track *track, uint64_t now_ns);
 
 /* The program itself waited for the stream: all that was submitted before (submitted_ns as it was
  * then) is done at now_ns. */

@@ -16,10 +16,13 @@
 #include "wait.h"
 #include "watch.h"
 
-#define WINDOW_NS UINT64_C(2000000)       /* predicted work that may run ahead of the GPU … */
-#define SHARED_WINDOW_NS UINT64_C(500000) /* … while other sessions wait or are active */
-#define MIXED_NS UINT64_C(100000000)      /* since another thread launched: it may again */
-#define CLOSE_LEAD_NS UINT64_C(60000)     /* before a slice's end its last marks are put */
+/* Predicted work that may run ahead of the GPU: alone, in a turn that nobody can cut short, and
+ * while one may be, or ends. */
+#define WINDOW_NS UINT64_C(2000000)
+#define SETTLED_WINDOW_NS UINT64_C(8000000)
+#define SHARED_WINDOW_NS UINT64_C(500000)
+#define MIXED_NS UINT64_C(100000000)  /* since another thread launched: it may again */
+#define CLOSE_LEAD_NS UINT64_C(60000) /* before a slice's end its last marks are put */
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
@@ -227,12 +230,16 @@ static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 enum step { ASK_NAME, ADMIT, LOOK, WAIT_TURN, WAIT_GPU, WAIT_OTHERS, CLOSE };
 
+/* True if more than one thread launches. */
+static bool others_launch(const struct vgpu_pace *pace, uint64_t now) {
+    return pace->mixed_ns && now < pace->mixed_ns + MIXED_NS;
+}
+
 /* This thread's stream is full to the slice's end. Where other threads launch too, theirs may not
  * be: they wake one after another, and closing now would turn them away. True, with when to look
  * again, until the slice is nearly over. */
 static bool fills_late(const struct vgpu_pace *pace, uint64_t now, uint64_t end, uint64_t *until) {
-    bool others = pace->mixed_ns && now < pace->mixed_ns + MIXED_NS;
-    if (!others || now + CLOSE_LEAD_NS + CLOSE_LEAD_NS / 2 > end) return false;
+    if (!others_launch(pace, now) || now + CLOSE_LEAD_NS + CLOSE_LEAD_NS / 2 > end) return false;
     *until = later(end - CLOSE_LEAD_NS - (end - CLOSE_LEAD_NS - now) / 2, now + CLOSE_LEAD_NS / 2);
     return true;
 }
@@ -245,9 +252,12 @@ static uint64_t trial_patience(const struct vgpu_passage *passage) {
     return VGPU_STALL_NS << earlier(entry->in_flight - 1U, 6);
 }
 
-static uint64_t window_of(const struct vgpu_pace *pace) {
+static uint64_t window_of(const struct vgpu_pace *pace, uint64_t now, uint64_t end) {
     if (vgpu_slice_helps(pace)) return VGPU_GANG_HELP_NS;
-    return vgpu_slice_is_shared(pace) ? SHARED_WINDOW_NS : WINDOW_NS;
+    if (!vgpu_slice_is_shared(pace)) return WINDOW_NS;
+    bool settled = pace->turns.count == 1 && now + 2 * SHARED_WINDOW_NS < end &&
+                   vgpu_rota_is_settled(&pace->rota, now);
+    return settled ? earlier((end - now) / 2, SETTLED_WINDOW_NS) : SHARED_WINDOW_NS;
 }
 
 /* What one launch adds to what is in flight. */
@@ -275,14 +285,17 @@ static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passa
         return WAIT_OTHERS;
     }
     if (now > request + VGPU_STALL_ONE_NS) return ADMIT;
-    uint64_t window = window_of(pace);
+    uint64_t window = window_of(pace, now, end);
     if (vgpu_slice_is_shared(pace) && !entry->timed && now < pace->flight_end_ns) {
         *until = earlier(pace->flight_end_ns + 12000, now + VGPU_STALL_NS);
         return WAIT_GPU;
     }
     if (start - now > window) {
-        /* Half-way at the latest: if it ends sooner than predicted, the GPU would stand idle. */
-        uint64_t wait = earlier(start - now - window, (start - now) / 2);
+        /* A thread by itself sleeps until half of it is left, or what covers a late wake-up.
+         * Half-way at the latest: if it ends sooner than predicted, the GPU would stand idle. */
+        bool by_itself = pace->turns.count == 1 && !others_launch(pace, now);
+        uint64_t keep = by_itself ? later(window / 2, SHARED_WINDOW_NS) : window;
+        uint64_t wait = earlier(start - now - keep, (start - now) / 2);
         *until = now + earlier(wait, VGPU_STALL_NS) + 12000;
         return WAIT_GPU;
     }
@@ -315,6 +328,11 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
     return spins ? ADMIT : step;
 }
 
+/* Work between two marks. */
+static inline uint64_t marks_every(const struct vgpu_pace *pace) {
+    return vgpu_slice_is_bound(pace) ? VGPU_MARK_BOUND_NS : VGPU_GROUP_NS;
+}
+
 /* Counts a launch that is being submitted, of `flight` ns. Caller holds the lock. */
 static inline void count(struct vgpu_pace *pace, struct vgpu_track *track,
                          const struct vgpu_book_entry *entry, uint64_t flight, uint64_t now) {
@@ -342,10 +360,11 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     if (passage->trial) entry->trial_on = passage->track;
     vgpu_book_note_launch(entry, passage->trial);
     if (pace->tails_marked == pace->slice.epoch) pace->tails_marked = 0; /* let in while closing */
-    passage->mark =
-        vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight, &passage->group);
+    passage->mark = vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight,
+                                      marks_every(pace), &passage->group);
     struct vgpu_track *track = passage->track;
     if (entry->spins) vgpu_stall_note_spinner(pace, track, entry);
+    vgpu_slice_note_pace(pace, now);
     if (passage->first) memset(pace->slice_class_ns, 0, sizeof pace->slice_class_ns);
     pace->helped |= entry->talks && vgpu_slice_helps(pace);
     count(pace, track, entry, flight, now);
@@ -362,7 +381,7 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
 static void give_grant(struct vgpu_pace *pace, uint64_t now) {
     uint64_t end = earlier(pace->slice.end_ns, vgpu_slice_end_ns(pace, now));
     if (!vgpu_slice_holds(pace) || vgpu_load_relaxed(&pace->closer)) end = 0;
-    vgpu_grant_give(&pace->grant, now, vgpu_ticks(), end, window_of(pace));
+    vgpu_grant_give(&pace->grant, now, vgpu_ticks(), end, window_of(pace, now, end));
 }
 
 /* Lets a launch in by the grant, if it can be let in without a wait, and needs nothing but to be
@@ -386,7 +405,7 @@ static inline bool submit_granted(struct vgpu_pace *pace, struct vgpu_track *tra
         good = start + flight <= pace->grant.end_ns && start - now <= pace->grant.window_ns &&
                now <= pace->last_submit_ns + VGPU_GATE_PAUSE_NS &&
                track->epoch == pace->slice.epoch &&
-               vgpu_track_has_room(track, entry->estimate_ns, flight);
+               vgpu_track_has_room(track, entry->estimate_ns, flight, marks_every(pace));
         if (good) {
             vgpu_track_count(track, entry, flight);
             if (track->group_start) vgpu_track_count_in_group(track, entry, entry->estimate_ns);
@@ -398,9 +417,8 @@ static inline bool submit_granted(struct vgpu_pace *pace, struct vgpu_track *tra
 }
 
 /* Drains and leaves this slice of ours. False if the work in flight seems to wait for the launch on
- * `own`.
- */
-static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgpu_track *own) {
+ * `own`. */
+static bool drain_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgpu_track *own) {
     struct vgpu_stall stall = {0};
     for (;;) {
         uint32_t heard = vgpu_load_acquire(vgpu_pace_bell(pace));
@@ -419,6 +437,13 @@ static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgp
     vgpu_stall_drained(pace);
     pthread_mutex_unlock(&pace->lock);
     return true;
+}
+
+static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgpu_track *own) {
+    vgpu_add_seq_cst(&pace->closing, 1U);
+    bool drained = drain_slice(pace, epoch, own);
+    vgpu_add_seq_cst(&pace->closing, UINT32_MAX);
+    return drained;
 }
 
 /* The program was quiet and told us nothing: where the GPU has drained meanwhile, the prediction
@@ -593,6 +618,7 @@ static __attribute__((noinline, cold)) void leave_slowly(const struct vgpu_passa
         vgpu_track_mark(track, true, passage->entry, passage->trial_start);
     } else if (passage->mark) {
         vgpu_track_mark(track, false, NULL, NULL);
+        if (!vgpu_track_is_due(track, vgpu_now_ns())) return;
         vgpu_track_poll(track);
         update_flight(pace);
     }

@@ -117,6 +117,10 @@ bool vgpu_rota_is_wanted(const struct vgpu_rota *rota) {
     return rota->epoch && vgpu_turn_is_wanted(&rota->place);
 }
 
+bool vgpu_rota_is_settled(const struct vgpu_rota *rota, uint64_t now_ns) {
+    return rota->epoch && vgpu_turn_all_wait(&rota->place, now_ns);
+}
+
 bool vgpu_rota_passes(const struct vgpu_rota *rota, uint64_t now_ns) {
     return rota->epoch && vgpu_turn_passes(&rota->place, rota->epoch, now_ns);
 }

@@ -41,6 +41,9 @@ bool vgpu_rota_holds(const struct vgpu_rota *rota);
 /* True if another session waits for our turn. */
 bool vgpu_rota_is_wanted(const struct vgpu_rota *rota);
 
+/* True if our turn has the length it has: see vgpu_turn_all_wait. */
+bool vgpu_rota_is_settled(const struct vgpu_rota *rota, uint64_t now_ns);
+
 /* True if another session is to have our turn next, also before we have drained. */
 bool vgpu_rota_passes(const struct vgpu_rota *rota, uint64_t now_ns);
 

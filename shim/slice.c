@@ -13,9 +13,10 @@
  * GOOD_NS: a waiter's wake-up takes part of that, and 50 to 400 us too early does no harm. */
 #define HAND_OVER_NS UINT64_C(150000)
 #define GOOD_NS UINT64_C(100000)
+#define DRAINED_NS UINT64_C(20000) /* so long after a good prediction the slice has drained */
 #define BOUND_AHEAD_NS UINT64_C(500000)
-#define BOUND_SLICES 4U /* so many in a row, and launches set the program's pace */
-#define STRETCHES 4U    /* so many alike, and the next one's end is taken for granted */
+#define EARLY_NS UINT64_C(8000000) /* a thread that starts cold is warm by then */
+#define STRETCHES 4U               /* so many alike, and the next one's end is taken for granted */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -216,7 +217,7 @@ static void form_gang(struct vgpu_pace *pace, uint64_t now_ns) {
     pace->gate.device = &region->devices[pace->turns.order[0]];
     bool alone = pace->turns.count == 1;
     pace->gate.share_ppm = alone ? 0 : vgpu_gang_share(region, members);
-    bool bound = pace->bound_slices >= BOUND_SLICES;
+    bool bound = vgpu_slice_is_bound(pace);
     pace->gate.period_ns = !alone ? VGPU_GANG_PERIOD_NS : bound ? VGPU_GATE_PERIOD_BOUND_NS : 0;
 }
 
@@ -370,7 +371,35 @@ static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
 static void learn_bound(struct vgpu_pace *pace, uint64_t took_ns) {
     if (took_ns < VGPU_GATE_PAUSE_NS) return;
     bool bound = pace->ahead_ns < earlier(took_ns / 8, BOUND_AHEAD_NS);
-    pace->bound_slices = bound ? pace->bound_slices + (pace->bound_slices < BOUND_SLICES) : 0;
+    if (!bound) pace->bound_slices = 0;
+    else if (!vgpu_slice_is_bound(pace)) pace->bound_slices++;
+}
+
+void vgpu_slice_note_pace(struct vgpu_pace *pace, uint64_t now_ns) {
+    if (!pace->started) pace->slice_from = pace->admitted;
+    if (pace->started && now_ns > pace->joined_ns + EARLY_NS) return;
+    pace->early_ns = now_ns;
+    pace->early_admitted = pace->admitted;
+}
+
+/* How much longer the launches of the slice's beginning took than as many of the rest. */
+static void learn_cold(struct vgpu_pace *pace, uint64_t begun_ns, uint64_t drained_ns) {
+    if (drained_ns < begun_ns + 2 * EARLY_NS || pace->early_ns <= begun_ns) return;
+    uint32_t early = pace->early_admitted - pace->slice_from;
+    uint32_t late = pace->admitted - pace->early_admitted;
+    if (!early || !late) return;
+    double each = (double)(drained_ns - pace->early_ns) / late;
+    int64_t lost = (int64_t)((double)(pace->early_ns - begun_ns) - each * early);
+    pace->cold_ns += (lost - pace->cold_ns) / 8;
+}
+
+/* What is not charged of a slice: a program that is bound by its launches, and was held back, loses
+ * it again whenever it goes on, while the GPU waits for it. Beside others that is their time, too.
+ */
+static uint64_t forgiven(const struct vgpu_pace *pace, uint64_t took_ns) {
+    bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace);
+    if (!alone || !vgpu_slice_is_bound(pace) || pace->cold_ns <= 0) return 0;
+    return earlier((uint64_t)pace->cold_ns, took_ns / 8);
 }
 
 /* When the last part of the slice had drained, ours at drained_ns. */
@@ -400,20 +429,25 @@ static void close_gate(struct vgpu_pace *pace, uint64_t begun_ns, uint64_t drain
     vgpu_gang_turns_leave(&pace->turns, now_ns);
 }
 
+/* The charge begins when the first launch call has returned: until then the GPU stood idle, waiting
+ * for a thread that had just been woken. */
+static uint64_t charged_from(const struct vgpu_pace *pace) {
+    uint64_t lead = minus(pace->begun_ns, pace->joined_ns);
+    return pace->joined_ns + earlier(lead, VGPU_GATE_PAUSE_NS);
+}
+
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     struct vgpu_use *use = pace->use;
     const struct vgpu_gate_slice slice = pace->slice;
     uint64_t robbed_ns = vgpu_load_acquire(&use->gate_drained_ns), now = vgpu_now_ns();
-    /* The charge begins when the first launch call has returned: until then the GPU stood idle,
-     * waiting for a thread that had just been woken. */
-    uint64_t lead = earlier(minus(pace->begun_ns, pace->joined_ns), VGPU_GATE_PAUSE_NS);
-    uint64_t begun = pace->joined_ns + lead;
+    uint64_t begun = charged_from(pace);
     uint64_t drained = later(earlier(drained_ns, now), begun);
     if (!pace->started) drained = begun;
     pace->joined = false;
     vgpu_grant_revoke(&pace->grant);
     vgpu_add_relaxed(&use->busy_ns, drained - begun);
     learn_bound(pace, drained - begun);
+    learn_cold(pace, begun, drained);
     vgpu_store_release(&use->gate_drained_ns, drained);
     uint64_t busy = slice.epoch;
     if (!vgpu_cas_seq_cst(&use->gate_busy, &busy, UINT64_C(0))) {
@@ -430,6 +464,7 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
     if (pace->turns.count > 1) charge_inner(pace, drained - begun);
     if (vgpu_gang_leave(pace->gate.device, slice.epoch, pace->device)) {
         if (pace->joined_ns != slice.open_ns) begun = slice.open_ns;
+        begun += forgiven(pace, drained - begun);
         close_gate(pace, begun, last_drain(pace, drained), now);
     } else {
         vgpu_gang_turns_forget(&pace->turns); /* peers go on: who leaves last frees them */
@@ -524,13 +559,18 @@ static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t 
         if (track->epoch == pace->slice.epoch) vgpu_track_doubt(track);
 }
 
+/* True if drains are known to come when they are predicted. */
+static bool predicts_well(const struct vgpu_pace *pace) {
+    return pace->drain_error_ns && pace->drain_error_ns < GOOD_NS; /* 0: not known yet */
+}
+
 /* The next holder's wake-up can hide behind the rest of our work, if we know how long that is. */
 static void hand_over(struct vgpu_pace *pace, uint64_t now_ns) {
     if (!pace->started) return;
     uint64_t end = pace->flight_end_ns;
     if (!pace->promised_ns && now_ns + HAND_OVER_NS >= end) pace->promised_ns = end;
     if (pace->turns.count > 1 || !vgpu_rota_is_wanted(&pace->rota)) return;
-    bool good = pace->drain_error_ns && pace->drain_error_ns < GOOD_NS; /* 0: not known yet */
+    bool good = predicts_well(pace);
     uint64_t frees = minus(end, good ? HAND_OVER_NS : 0);
     vgpu_rota_expect(&pace->rota, frees);
     if (good && now_ns >= frees && vgpu_rota_passes(&pace->rota, now_ns))
@@ -618,10 +658,18 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     uint64_t end = pace->flight_end_ns;
     bool marked = pace->tails_marked == slice.epoch;
     bool wanted = vgpu_gang_turns_are_wanted(&pace->turns);
+    bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace) &&
+                 !is_wanted_inside(pace, slice.epoch);
+    /* Of two streams one may wait for what is launched in the other: see stall.h. */
+    bool once = alone && predicts_well(pace) && end > now_ns && !used_streams_side_by_side(pace);
+    uint64_t after = once ? vgpu_gate_after(pace->gate, &slice, charged_from(pace), end) : 0;
     pthread_mutex_unlock(&pace->lock);
     if (wanted && end > now_ns + HAND_OVER_NS + 10000)
         return earlier(end - HAND_OVER_NS, now_ns + BEAT_NS);
     if (!marked) return now_ns + 5000; /* a launch is on its way into the driver */
+    /* Nobody waits, and the drain is timed by its mark: it need not be seen before the next slice
+     * may open. One wake-up is then enough for both. */
+    if (once) return later(end + DRAINED_NS, earlier(after, end + BEAT_NS));
     /* First when the slice was to end, then ever closer to the predicted end: predictions err both
      * ways, and a drain seen late is share lost. */
     if (end > now_ns + 20000) {
@@ -639,6 +687,7 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     const struct vgpu_gate_slice slice = pace->slice;
     bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS && pace->started;
     bool launching = is_launching(pace);
+    uint64_t busy_until_ns = pace->started ? pace->flight_end_ns : 0;
     bool outside = joined && vgpu_gang_turns_are_wanted(&pace->turns);
     uint64_t end = joined ? vgpu_slice_end_ns(pace, now) : 0;
     bool wanted = outside || is_wanted_inside(pace, slice.epoch);
@@ -650,8 +699,11 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     pthread_mutex_unlock(&pace->lock);
     if (!joined || (!over && !wanted)) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
+    if (over && vgpu_load_acquire(&pace->closing)) return now + OTHERS_NS; /* done by those */
     if (over) return vgpu_slice_close_step(pace, slice.epoch) ? 0 : now + TEND_NS;
     if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
+    if (busy_until_ns > now && busy_until_ns < now + BEAT_NS) /* nothing to see yet */
+        return earlier(busy_until_ns + VGPU_GATE_PAUSE_NS, end);
     vgpu_slice_look(pace, quiet);
     pthread_mutex_lock(&pace->lock);
     uint64_t again = 0;

@@ -12,7 +12,8 @@
 #include "rota.h"
 #include "session.h"
 
-#define VGPU_DEAF_NS UINT64_C(64000000)     /* no sign of life from the holder: robbed */
+#define VGPU_DEAF_NS UINT64_C(64000000) /* no sign of life from the holder: robbed */
+#define VGPU_BOUND_SLICES 4U            /* so many in a row, and launches set the program's pace */
 #define VGPU_ENDLESS_NS UINT64_C(250000000) /* draining longer than this: robbed, or the valve */
 
 struct vgpu_pace {
@@ -32,6 +33,7 @@ struct vgpu_pace {
     const void *last_lane; /* the thread that submitted last */
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
     uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
+    uint32_t bound_slices; /* in a row, in which launches were never far ahead of the GPU */
     uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
     bool joined;      /* we hold `slice` */
     bool started;     /* … and have submitted into it */
@@ -50,8 +52,12 @@ struct vgpu_pace {
     uint32_t stretches_alike; /* … and how many of them had about so many */
     bool rested;              /* the pause that goes on has been counted … */
     bool gave_up;             /* … and taken for a long one before it was */
-    uint32_t bound_slices;    /* in a row, in which launches were never far ahead of the GPU */
+    uint32_t slice_from;      /* `admitted` when the slice began, … */
+    uint32_t early_admitted;  /* … and early in it, … */
+    uint64_t early_ns;        /* … at this moment; 0 = not yet */
+    int64_t cold_ns;          /* what a slice loses to a thread that starts cold, in the mean */
     uint32_t stalls;          /* in a row: see stall.h */
+    uint64_t stalled_at_ns;   /* what had been done at the last one of a launch's own stream */
     uint32_t tails_marked;    /* epoch whose tails carry their last mark */
     uint32_t wanted_epoch;    /* another's slice that we wait for, … */
     uint64_t wanted_since_ns; /* … since when */
@@ -61,6 +67,7 @@ struct vgpu_pace {
     bool stuck, was_stuck;    /* now; in this slice */
     bool helped;              /* beyond the slice's end we have launched what a peer waits for */
     uint32_t closer;          /* 1: some thread is in vgpu_slice_close_step */
+    uint32_t closing;         /* threads of the program that close a slice */
 
     struct vgpu_session *session; /* the outermost that we are in */
     /* Those inside it, whose shares bind us too: their gates are followed, never opened. */
@@ -76,6 +83,15 @@ struct vgpu_pace {
     uint32_t device;
     struct vgpu_track *tracks;
 };
+
+/* True if launches, not the GPU, set the program's pace. */
+static inline bool vgpu_slice_is_bound(const struct vgpu_pace *pace) {
+    return pace->bound_slices >= VGPU_BOUND_SLICES;
+}
+
+/* A launch is being submitted now_ns. For slices of programs that are bound by their launches:
+ * where they have come to early in the slice. Caller holds the lock. */
+void vgpu_slice_note_pace(struct vgpu_pace *pace, uint64_t now_ns);
 
 /* True while we have our slice: neither closing (unless a peer is stuck) nor taken from us. */
 bool vgpu_slice_holds(const struct vgpu_pace *pace);

@@ -25,7 +25,7 @@ static void blame(const struct vgpu_track *track) {
         flying++;
     }
     if (!oldest.entry || !oldest.known || oldest.entry->talks) return;
-    if (flying == 1 || (flying < VGPU_RECENT && oldest.entry->suspect)) {
+    if (flying == 1 || (flying < VGPU_RECENT && oldest.marked)) {
         oldest.entry->spins = true;
         return;
     }
@@ -43,6 +43,8 @@ bool vgpu_stall_lasts(struct vgpu_stall *stall, struct vgpu_pace *pace,
         left += track->submitted_ns - track->done_ns;
         others |= track != own && is_flying(track);
     }
+    /* After so long a wait: it still waits for something that the program has yet to launch. */
+    if (done && done == pace->stalled_at_ns) return true;
     if (!stall->due_ns || done != stall->done_ns)
         *stall = (struct vgpu_stall){done, now_ns + 2 * left, now_ns, 0};
     /* A thread that did not run for a while has not seen a stall. */
@@ -52,9 +54,10 @@ bool vgpu_stall_lasts(struct vgpu_stall *stall, struct vgpu_pace *pace,
     uint64_t patience = (others ? VGPU_STALL_NS : VGPU_STALL_ONE_NS) << pace->stalls;
     if (stall->stalled_ns <= patience) return false;
     if (pace->stalls < DOUBLINGS) pace->stalls++;
+    pace->stalled_at_ns = others ? 0 : done;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         track->spinner_tested = false;
-        if (track != own && is_flying(track)) blame(track);
+        if ((track != own || !others) && is_flying(track)) blame(track);
     }
     return true;
 }

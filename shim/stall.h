@@ -30,9 +30,10 @@ struct vgpu_stall {
     uint64_t stalled_ns; /* time since due_ns, as far as somebody looked */
 };
 
-/* True once what is in flight has made no progress for too long after it should have ended; each
- * time in a row it takes twice as long. Then the functions in flight are blamed. `own` is the track
- * of the launch that waits. Caller holds the lock. */
+/* True once what is in flight has made no progress for too long after it should have ended (where
+ * that was the launch's own stream alone, from then on until it does); each time in a row it takes
+ * twice as long. Then the functions in flight are blamed. `own` is the track of the launch that
+ * waits. Caller holds the lock. */
 bool vgpu_stall_lasts(struct vgpu_stall *stall, struct vgpu_pace *pace,
                       const struct vgpu_track *own, uint64_t now_ns);
 

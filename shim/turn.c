@@ -82,14 +82,27 @@ static uint64_t weighed(const struct vgpu_place_on_board *place, uint64_t ns) {
     return ns * 1000000 / vgpu_turn_weight(place);
 }
 
+static bool is_active(const struct vgpu_seat *seat, uint64_t now_ns) {
+    return vgpu_load_relaxed(&seat->active_ns) + VGPU_TURN_COMPANY_NS > now_ns;
+}
+
 bool vgpu_turn_has_company(const struct vgpu_place_on_board *place, bool always, uint64_t now_ns) {
     for (uint32_t i = 0; i < seats_used(place); i++) {
         const struct vgpu_seat *seat = &place->board->seats[i];
         if (i == place->seat || !is_live(seat)) continue;
-        if (always || vgpu_load_relaxed(&seat->active_ns) + VGPU_TURN_COMPANY_NS > now_ns)
-            return true;
+        if (always || is_active(seat, now_ns)) return true;
     }
     return false;
+}
+
+bool vgpu_turn_all_wait(const struct vgpu_place_on_board *place, uint64_t now_ns) {
+    uint64_t waiting = others(place);
+    for (uint32_t i = 0; i < seats_used(place); i++) {
+        const struct vgpu_seat *seat = &place->board->seats[i];
+        if (i == place->seat || !is_live(seat) || (waiting & bit_of(i))) continue;
+        if (is_active(seat, now_ns)) return false;
+    }
+    return true;
 }
 
 /* ---- asking ------------------------------------------------------------------------------------

@@ -63,6 +63,10 @@ bool vgpu_turn_holds(const struct vgpu_place_on_board *place, uint32_t epoch);
 /* True if another session waits. */
 bool vgpu_turn_is_wanted(const struct vgpu_place_on_board *place);
 
+/* True if every other session that was active of late waits: nobody can come and have our turn cut
+ * short. */
+bool vgpu_turn_all_wait(const struct vgpu_place_on_board *place, uint64_t now_ns);
+
 /* True if another session that waits goes before us, our turn so far being charged: whoever hands
  * over before it has drained, and so does not ask again yet, must not give the turn to the wrong
  * one. */

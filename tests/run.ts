@@ -71,7 +71,7 @@ const list = (folder: string, pattern: RegExp): string[] =>
 /** "Sources: shim/a.c, shim/b.c" in a C test's first comment says what it is compiled with. */
 function sourcesOf(test: string): string[] {
   const text = readFileSync(join(root, test), "utf8").replaceAll("\n *", "\n");
-  const found = /Sources?: ([^*]*?)(?:\.\s|\*\/)/.exec(text);
+  const found = /Sources?:\s([^*]*?)(?:\.\s|\*\/)/.exec(text);
   return (found?.[1] ?? "").split(/[\s,]+/).filter((word) => word.endsWith(".c"));
 }
 
@@ -95,6 +95,16 @@ const includesSource = (test: string): boolean =>
 
 const pureTests = (): string[] =>
   list("tests/shim", /\.c$/).filter((test) => sourcesOf(test).length > 0 || includesSource(test));
+
+/** C programs of tests/shim that nothing compiles. */
+function forgotten(): string[] {
+  const scripts = list("tests/shim", /\.sh$/).map((path) => readFileSync(join(root, path), "utf8"));
+  const isNamed = (test: string) => scripts.some((text) => text.includes(basename(test, ".c")));
+  const pure = pureTests();
+  return list("tests/shim", /\.c$/).filter(
+    (test) => !pure.includes(test) && !basename(test).startsWith("sim_") && !isNamed(test),
+  );
+}
 
 /** As many at a time as there are cores, for work that needs nothing but a core. */
 async function each<T>(items: T[], body: (item: T) => Promise<void>): Promise<void> {
@@ -175,6 +185,8 @@ const untimed: Steps = {
     await script(runGently, "coverage.sh");
   },
   async shim() {
+    const text = `neither "Sources:" nor a script names ${forgotten().join(", ")}`;
+    note("every C test is run", { code: forgotten().length, text });
     await each(pureTests(), (test) => compileAndCount(runGently, test, ["-O2"], ""));
   },
   async sanitized() {

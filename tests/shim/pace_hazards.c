@@ -43,8 +43,8 @@ static double rounds_per_second(void (*program)(int), int argument, uint32_t ppm
     begin_session(ppm);
     late_min_ns = 20 * US;
     late_max_ns = 60 * US;
-    end_of_test = machine_ns + 3000 * MS;
-    count_from = machine_ns + 2000 * MS;
+    end_of_test = machine_ns + 5000 * MS;
+    count_from = machine_ns + 4000 * MS;
     rounds = rounds_counted = 0;
     start(program, argument);
     return run_threads(end_of_test + 2000 * MS) ? (double)rounds_counted : 0;

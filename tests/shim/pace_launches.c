@@ -59,7 +59,7 @@ static void test_calls(void) {
     start(open_slices, 1);
     run_threads(machine_ns + 1000 * MS);
     check(seen.sum == 250, "250 launches that open a slice: driver calls, the anchor", seen.sum);
-    check(seen.clocks <= 4, "clock reads of one", seen.clocks);
+    check(seen.clocks <= 5, "clock reads of one", seen.clocks);
     check(region->devices[0].slices >= 499, "slices", (double)region->devices[0].slices);
 
     vgpu_capture_begin();
@@ -104,10 +104,29 @@ static void in_bursts(int stream) {
     }
 }
 
+/* A decoding step, eagerly: short kernels of 20 kinds, each launched later than the one before has
+ * ended, and the result read after every 1,500. A thread that slept finds cold caches. */
+#define COLD_NS (1500 * US)
+static void decode(int stream) {
+    uint64_t warm_ns = machine_ns;
+    while (machine_ns < end_of_test) {
+        for (int i = 0; i < 1500 && machine_ns < end_of_test; i++, paced_launches++) {
+            uint64_t before = machine_ns;
+            launch(stream, (20 + (uint64_t)i % 20) * 100, 0);
+            if (machine_ns > before + MS) warm_ns = machine_ns + COLD_NS;
+            spend((machine_ns < warm_ns ? 20 : 8) * US + random_below(4000));
+            /* At times another program uses the core's other half. */
+            if (machine_ns / (9300 * US) % 2) spend(8 * US);
+        }
+        synchronize(stream);
+    }
+}
+
 static double launches_of(void (*run)(int), uint32_t ppm, double native) {
     begin_session(ppm);
     late_min_ns = 20 * US;
     late_max_ns = 110 * US;
+    begin_without_credit();
     end_of_test = machine_ns + 2000 * MS;
     paced_launches = 0;
     start(run, 1);
@@ -142,7 +161,7 @@ int main(void) {
     test_calls();
     test_timed();
     double one = share_of_threads(1, false, 250000);
-    check(region->devices[0].slices > 400, "one thread that fills the GPU: slices in 2 s",
+    check(region->devices[0].slices > 200, "one thread that fills the GPU: slices in 2 s",
           (double)region->devices[0].slices);
     double four = share_of_threads(4, false, 250000);
     check(one > 24 && one < 26, "one thread at 25 %", one);
@@ -151,6 +170,12 @@ int main(void) {
     check(bound > 24 && bound < 26, "launches of 2 us kernels, one each 4 us, at 25 %", bound);
     check(region->devices[0].slices < 2000 / 100 + 30, "… is held back seldom: slices in 2 s",
           (double)region->devices[0].slices);
+    for (uint32_t share = 250000; share <= 500000; share += 250000) {
+        double steps = launches_of(decode, share, 2e9 / 12.86e3) / (share / 1e6);
+        check(steps > 96 && steps < 102, "eager decode: percent of share x native", steps);
+        check(region->devices[0].slices <= 30, "… in slices that are long: in 2 s",
+              (double)region->devices[0].slices);
+    }
     double bursts = launches_of(in_bursts, 650000, 2e9 / 400e3 * 50);
     check(bursts > 97 && bursts < 101, "200 us in 400 us are half: not held back at 65 %", bursts);
     bursts = launches_of(in_bursts, 300000, 2e9 / 400e3 * 50);
@@ -158,7 +183,7 @@ int main(void) {
           bursts);
     share_of_threads(2, true, 250000);
     double in_step = 100.0 * (double)paced_launches * 54e-6 / 2;
-    check(in_step > 23 && in_step < 26.5,
-          "one that waits for each kernel, beside one that does not", in_step);
+    check(in_step > 23 && in_step < 27, "one that waits for each kernel, beside one that does not",
+          in_step);
     return failures != 0;
 }
