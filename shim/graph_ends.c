@@ -15,8 +15,11 @@ static struct end {
     CUcontext context;
     CUstream stream;
     CUevent event;
+    bool blocking; /* the legacy stream is to wait for it … */
+    bool unjoined; /* … and has not been told yet */
 } ends[ENDS];
 static unsigned used, oldest;
+uint32_t vgpu_graph_ends_unjoined;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static CUevent find(CUcontext context, CUstream stream) {
@@ -32,6 +35,8 @@ static CUevent find(CUcontext context, CUstream stream) {
 static CUevent enter(CUcontext context, CUstream stream) {
     CUcontext popped;
     CUevent event = NULL, dropped = NULL;
+    unsigned flags = CU_STREAM_NON_BLOCKING;
+    if (stream > CU_STREAM_PER_THREAD) CALL(cuStreamGetFlags)(stream, &flags);
     if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return NULL;
     if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) event = NULL;
     CALL(cuCtxPopCurrent_v2)(&popped);
@@ -40,10 +45,21 @@ static CUevent enter(CUcontext context, CUstream stream) {
     bool full = used == ENDS;
     struct end *end = &ends[full ? oldest++ % ENDS : used++];
     dropped = full ? end->event : NULL;
-    *end = (struct end){context, stream, event};
+    *end = (struct end){context, stream, event, !(flags & CU_STREAM_NON_BLOCKING), false};
     pthread_mutex_unlock(&lock);
     if (dropped) CALL(cuEventDestroy_v2)(dropped);
     return event;
+}
+
+/* Its graph is out. */
+static void note_event(CUevent event) {
+    pthread_mutex_lock(&lock);
+    for (unsigned i = 0; i < used; i++) {
+        if (ends[i].event != event || !ends[i].blocking) continue;
+        ends[i].unjoined = true;
+        vgpu_store_relaxed(&vgpu_graph_ends_unjoined, 1U);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 static bool is_inside(CUcontext context) {
@@ -60,6 +76,48 @@ void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
     if (!event) event = enter(context, stream);
     if (!event || !vgpu_capture_record_begin(stream, per_thread)) return;
     CALL(cuEventRecord)(event, stream);
+    vgpu_capture_record_end();
+    note_event(event);
+}
+
+void vgpu_graph_ends_join_now(const CUstream *legacy) {
+    CUevent events[ENDS];
+    CUcontext context = NULL;
+    unsigned count = 0, left = 0;
+    if (REAL(cuCtxGetCurrent)(&context) != CUDA_SUCCESS) return;
+    context = vgpu_partition_inside(context);
+    pthread_mutex_lock(&lock);
+    for (unsigned i = 0; i < used; i++) {
+        bool now = ends[i].unjoined && ends[i].context == context;
+        if (now) events[count++] = ends[i].event;
+        left += ends[i].unjoined && !now;
+        if (now) ends[i].unjoined = false;
+    }
+    vgpu_store_relaxed(&vgpu_graph_ends_unjoined, left ? 1U : 0U);
+    pthread_mutex_unlock(&lock);
+    CUstreamCaptureMode mode = vgpu_capture_relax();
+    for (unsigned i = 0; i < count; i++) {
+        if (legacy) CALL(cuStreamWaitEvent)(*legacy, events[i], 0);
+        else REAL(cuEventSynchronize)(events[i]);
+    }
+    vgpu_capture_restore(mode);
+}
+
+void vgpu_graph_ends_follow_legacy(CUstream stream, bool per_thread) {
+    CUcontext context;
+    CUevent event;
+    unsigned flags;
+    if (!vgpu_partition_any() || vgpu_capture_holds(stream, per_thread)) return;
+    if (vgpu_thread_stream_is(stream, per_thread) && vgpu_thread_stream_swap(&stream)) return;
+    if (stream <= CU_STREAM_PER_THREAD || REAL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS ||
+        !is_inside(context) || CALL(cuStreamGetFlags)(stream, &flags) != CUDA_SUCCESS ||
+        (flags & CU_STREAM_NON_BLOCKING) || !vgpu_capture_record_begin(NULL, false))
+        return;
+    if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) == CUDA_SUCCESS) {
+        CALL(cuEventRecord)(event, NULL);
+        CALL(cuStreamWaitEvent)(stream, event, 0);
+        CALL(cuEventDestroy_v2)(event); /* once it is no longer waited for */
+    }
     vgpu_capture_record_end();
 }
 
@@ -98,4 +156,5 @@ void vgpu_graph_ends_forget(void) {
     pthread_mutex_init(&lock, NULL);
     memset(ends, 0, sizeof ends);
     used = oldest = 0;
+    vgpu_graph_ends_unjoined = 0;
 }

@@ -1,6 +1,7 @@
 /* Copies, fills and prefetches: under --copy-bw they wait for their bucket (copy.h), else they cost
  * one line of memory and one branch. */
 #include "copy.h"
+#include "graph_ends.h"
 #include "interpose.h"
 
 /* COPY(symbol, parameters, arguments, charge): `charge` adds to `copies` and waits. */
@@ -13,7 +14,18 @@
         return REAL(symbol) arguments;                                                             \
     }
 
-#define NOW vgpu_copy_wait(&copies)
+/* On the legacy stream, without naming it. */
+#define COPY_NOW(symbol, parameters, arguments, add)                                               \
+    VGPU_EXPORT CUresult symbol parameters {                                                       \
+        if (__builtin_expect(vgpu_copy_limited(), 0)) {                                            \
+            struct vgpu_copies copies = {{0}};                                                     \
+            add;                                                                                   \
+            vgpu_copy_wait(&copies);                                                               \
+        }                                                                                          \
+        vgpu_graph_ends_join(NULL);                                                                \
+        return REAL(symbol) arguments;                                                             \
+    }
+
 #define IN(per_thread) vgpu_copy_wait_in(&copies, stream, per_thread)
 
 /* Each family is there for the legacy and for the per-thread default stream. */
@@ -32,7 +44,7 @@
 #define ADD(direction) copies.bytes[direction] += bytes
 
 #define LINEAR(symbol, add, to, from)                                                              \
-    COPY(symbol, (to dst, from src, size_t bytes), (dst, src, bytes), (add, NOW))
+    COPY_NOW(symbol, (to dst, from src, size_t bytes), (dst, src, bytes), add)
 #define LINEAR_ASYNC(symbol, per_thread, add, to, from)                                            \
     COPY(symbol, (to dst, from src, size_t bytes, CUstream stream), (dst, src, bytes, stream),     \
          (add, IN(per_thread)))
@@ -53,8 +65,9 @@ BOTH_ASYNC(LINEAR_ASYNC, cuMemcpyDtoDAsync_v2, ADD(VGPU_COPY_D2D), CUdeviceptr, 
 BOTH_ASYNC(WITH_ATTRIBUTES, cuMemcpyWithAttributesAsync, ADD_ONE)
 
 #define PEER(symbol, add)                                                                          \
-    COPY(symbol, (CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t bytes),   \
-         (dst, to, src, from, bytes), (add, NOW))
+    COPY_NOW(symbol,                                                                               \
+             (CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t bytes),       \
+             (dst, to, src, from, bytes), add)
 #define PEER_ASYNC(symbol, per_thread, add)                                                        \
     COPY(symbol,                                                                                   \
          (CUdeviceptr dst, CUcontext to, CUdeviceptr src, CUcontext from, size_t bytes,            \
@@ -64,13 +77,12 @@ BOTH_SYNC(PEER, cuMemcpyPeer, ADD(VGPU_COPY_D2D))
 BOTH_ASYNC(PEER_ASYNC, cuMemcpyPeerAsync, ADD(VGPU_COPY_D2D))
 
 #define TO_ARRAY(symbol, add, from)                                                                \
-    COPY(symbol, (CUarray to, size_t at, from src, size_t bytes), (to, at, src, bytes), (add, NOW))
+    COPY_NOW(symbol, (CUarray to, size_t at, from src, size_t bytes), (to, at, src, bytes), add)
 #define FROM_ARRAY(symbol, add, to)                                                                \
-    COPY(symbol, (to dst, CUarray from, size_t at, size_t bytes), (dst, from, at, bytes),          \
-         (add, NOW))
+    COPY_NOW(symbol, (to dst, CUarray from, size_t at, size_t bytes), (dst, from, at, bytes), add)
 #define BETWEEN_ARRAYS(symbol, add)                                                                \
-    COPY(symbol, (CUarray to, size_t to_at, CUarray from, size_t from_at, size_t bytes),           \
-         (to, to_at, from, from_at, bytes), (add, NOW))
+    COPY_NOW(symbol, (CUarray to, size_t to_at, CUarray from, size_t from_at, size_t bytes),       \
+             (to, to_at, from, from_at, bytes), add)
 BOTH_SYNC(TO_ARRAY, cuMemcpyDtoA_v2, ADD(VGPU_COPY_D2D), CUdeviceptr)
 BOTH_SYNC(TO_ARRAY, cuMemcpyHtoA_v2, ADD(VGPU_COPY_H2D), const void *)
 BOTH_SYNC(FROM_ARRAY, cuMemcpyAtoD_v2, ADD(VGPU_COPY_D2D), CUdeviceptr)
@@ -96,7 +108,7 @@ BOTH_ASYNC(FROM_ARRAY_ASYNC, cuMemcpyAtoHAsync_v2, ADD(VGPU_COPY_D2H))
          : (void)0)
 
 #define SHAPE(symbol, type, size)                                                                  \
-    COPY(symbol, (const type *shape), (shape), (ADD_SHAPE(shape, size), NOW))
+    COPY_NOW(symbol, (const type *shape), (shape), ADD_SHAPE(shape, size))
 #define SHAPE_ASYNC(symbol, per_thread, type, size)                                                \
     COPY(symbol, (const type *shape, CUstream stream), (shape, stream),                            \
          (ADD_SHAPE(shape, size), IN(per_thread)))
@@ -152,14 +164,15 @@ BOTH_ASYNC(BOXES_2, cuMemcpy3DBatchAsync_v2, ADD_BOXES)
 #define ADD_FILL(elements, width)                                                                  \
     copies.bytes[VGPU_COPY_D2D] += (uint64_t)(elements) * sizeof(width)
 #define FILL(symbol, value_type)                                                                   \
-    COPY(symbol, (CUdeviceptr dst, value_type value, size_t count), (dst, value, count),           \
-         (ADD_FILL(count, value_type), NOW))
+    COPY_NOW(symbol, (CUdeviceptr dst, value_type value, size_t count), (dst, value, count),       \
+             ADD_FILL(count, value_type))
 #define FILL_ASYNC(symbol, per_thread, value_type)                                                 \
     COPY(symbol, (CUdeviceptr dst, value_type value, size_t count, CUstream stream),               \
          (dst, value, count, stream), (ADD_FILL(count, value_type), IN(per_thread)))
 #define FILL_ROWS(symbol, value_type)                                                              \
-    COPY(symbol, (CUdeviceptr dst, size_t pitch, value_type value, size_t width, size_t height),   \
-         (dst, pitch, value, width, height), (ADD_FILL(width * height, value_type), NOW))
+    COPY_NOW(symbol,                                                                               \
+             (CUdeviceptr dst, size_t pitch, value_type value, size_t width, size_t height),       \
+             (dst, pitch, value, width, height), ADD_FILL(width *height, value_type))
 #define FILL_ROWS_ASYNC(symbol, per_thread, value_type)                                            \
     COPY(symbol,                                                                                   \
          (CUdeviceptr dst, size_t pitch, value_type value, size_t width, size_t height,            \

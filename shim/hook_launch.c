@@ -87,6 +87,7 @@ VGPU_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUst
         vgpu_graph_copies_wait(graph, stream, per_thread);                                         \
         CUresult result = vgpu_graph_memory_begin(&growth, graph, #symbol);                        \
         if (result != CUDA_SUCCESS) return result;                                                 \
+        vgpu_graph_ends_follow_legacy(stream, per_thread);                                         \
         GATED(result, REAL(symbol)(graph, stream), stream, per_thread, vgpu_book_key(graph, 0, 0), \
               NULL);                                                                               \
         vgpu_graph_memory_end(&growth);                                                            \

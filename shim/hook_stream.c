@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "atomics.h"
+#include "graph_ends.h"
 #include "interpose.h"
 #include "partition.h"
 #include "thread_stream.h"
@@ -53,8 +54,13 @@ static void *behind[FRONTS]; /* the driver's functions */
 
 #define BEHIND(symbol) ((typeof(&symbol))vgpu_load_relaxed(&behind[FRONT_##symbol]))
 
+static bool is_legacy(CUstream stream, bool per_thread) {
+    return stream == CU_STREAM_LEGACY || (!stream && !per_thread);
+}
+
 static CUresult swap_word(uint64_t *word, bool per_thread) {
     CUstream stream = (CUstream)(uintptr_t)*word;
+    if (is_legacy(stream, per_thread)) vgpu_graph_ends_join(&stream);
     if (__builtin_expect(!vgpu_thread_stream_is(stream, per_thread), 1)) return CUDA_SUCCESS;
     CUresult rc = vgpu_thread_stream_swap(&stream);
     *word = (uintptr_t)stream;
@@ -89,6 +95,8 @@ COPY_ATTRIBUTES(cuStreamCopyAttributes_ptsz, true)
 #define LAUNCH_EX(symbol, per_thread)                                                              \
     static CUresult front_##symbol(const CUlaunchConfig *config, CUfunction f, void **params,      \
                                    void **extra) {                                                 \
+        if (config && is_legacy(config->hStream, per_thread))                                      \
+            vgpu_graph_ends_join(&config->hStream);                                                \
         if (!config || !vgpu_thread_stream_is(config->hStream, per_thread))                        \
             return BEHIND(symbol)(config, f, params, extra);                                       \
         CUlaunchConfig own = *config;                                                              \
