@@ -16,6 +16,7 @@ import {
 } from "node:fs";
 import { userInfo } from "node:os";
 import { join } from "node:path";
+import { isPresent } from "../../src/process.ts";
 
 const option = (name: string): string | undefined => {
   const at = Bun.argv.indexOf(name);
@@ -181,6 +182,12 @@ async function showRoutes(count: number): Promise<void> {
     all.copies_before_graph,
     "0",
     all.copies_before_graph === 0,
+  );
+  row(
+    "graphs in a blocking stream that did not wait for the legacy one, of 20",
+    all.graphs_before_fill,
+    "0",
+    all.graphs_before_fill === 0,
   );
   row(
     "a grid that fills the device",
@@ -510,11 +517,8 @@ function kill(pid: number, signal: NodeJS.Signals = "SIGKILL"): void {
   } catch {}
 }
 
-function isAlive(pid: number): boolean {
-  const { stdout } = Bun.spawnSync(["cat", `/proc/${pid}/stat`]);
-  const state = stdout.toString().split(") ").at(-1)?.[0];
-  return state !== undefined && state !== "" && state !== "Z" && state !== "X";
-}
+/** Also a process that is a zombie already, but has threads that the driver still tears down. */
+const isAlive = (pid: number): boolean => isPresent(pid, 0n);
 
 const smoke: Cell[] = [
   { name: "facts", seconds: 3, run: showFacts },

@@ -282,12 +282,61 @@ export class Bench {
     return { pid, done };
   }
 
+  /** Starts a program that answers each line of its stdin with one line, once it has said a first one. */
+  converse(words: string[]): { ask(line: string): Promise<string>; end(): Promise<void> } {
+    const child = Bun.spawn(words, {
+      env: this.#environment,
+      stdin: "pipe",
+      stdout: "pipe",
+      stderr: "pipe",
+      detached: true,
+    });
+    const { pid } = child;
+    this.#children.add(pid);
+    const errors = new Response(child.stderr).text();
+    const lines = readLines(child.stdout);
+    const next = async (): Promise<string> => {
+      const { value, done } = await lines.next();
+      if (done) throw new Error(`${words.join(" ")} ended: ${(await errors).slice(-400)}`);
+      appendFileSync(this.#log, `${words.join(" ")}: ${value}\n`);
+      return value;
+    };
+    const isReady = next();
+    isReady.catch(() => {}); // who asks hears of it
+    return {
+      ask: async (line) => {
+        await isReady;
+        child.stdin.write(`${line}\n`);
+        child.stdin.flush();
+        return await next();
+      },
+      end: async () => {
+        child.stdin.end();
+        await child.exited;
+        signalTree(pid, "SIGKILL");
+        this.#children.delete(pid);
+      },
+    };
+  }
+
   async must(words: string[], environment: Record<string, string> = {}) {
     const ran = await this.spawn(words, { environment }).done;
     if (ran.code !== 0)
       throw new Error(`exit ${ran.code}: ${words.join(" ")}: ${ran.stderr.slice(-600)}`);
     return ran;
   }
+}
+
+async function* readLines(stream: ReadableStream<Uint8Array>): AsyncGenerator<string, undefined> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of stream) {
+    text += decoder.decode(chunk, { stream: true });
+    const lines = text.split("\n");
+    text = lines.pop() ?? "";
+    yield* lines;
+  }
+  return undefined;
 }
 
 /** Lines of JSON by the field that tells them apart. */

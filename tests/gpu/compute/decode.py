@@ -1,11 +1,15 @@
 """A launch-bound transformer step at batch 1, about 1,500 launches, eager and as one CUDA graph.
 
-Prints one JSON line each: {"load": "eager" | "graph", "rate": tokens a second}.
-Usage: decode.py [--seconds 3] [--device cuda|cpu] [--count]
-  --count: one more line, {"load": "launches", "rate": launches of an eager token}, by torch's profiler
+Says {"ready": true}, then answers each line of stdin with one of JSON, until stdin ends:
+  eager SECONDS | graph SECONDS   {"rate": tokens a second}
+  launches                        {"launches": of an eager token}, by torch's profiler; slows what follows
+Usage: decode.py [--device cuda|cpu] [--core N]
+  --core: the thread that launches stays on it. Cores differ on a shared host, by what else runs on them.
 """
 import argparse
 import json
+import os
+import sys
 import time
 
 import torch
@@ -52,7 +56,7 @@ def step(layers, embedding, cos, sin, token, position):
 
 def rate(run, token, seconds):
     """Tokens a second; each is read by the host before the next, as decoding does."""
-    deadline = time.perf_counter() + 0.7
+    deadline = time.perf_counter() + 0.3
     while time.perf_counter() < deadline:
         run()
         token.item()
@@ -75,9 +79,8 @@ def launches_of(run):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--count", action="store_true")
+    parser.add_argument("--core", type=int)
     options = parser.parse_args()
     device, dtype = options.device, torch.bfloat16 if options.device == "cuda" else torch.float32
     torch.manual_seed(1)
@@ -107,12 +110,17 @@ def main():
         return graph.replay
 
     eager()
-    for load, run in (("eager", eager), ("graph", captured())):
-        got = rate(run, token, options.seconds)
-        print(json.dumps({"load": load, "rate": got}), flush=True)
-    if options.count:  # last: the profiler slows what follows it
-        count = launches_of(eager) if device == "cuda" else 0
-        print(json.dumps({"load": "launches", "rate": count}), flush=True)
+    runs = {"eager": eager, "graph": captured()}
+    if options.core is not None:
+        os.sched_setaffinity(0, {options.core})
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        what, *seconds = line.split()
+        if what == "launches":
+            answer = {"launches": launches_of(eager) if device == "cuda" else 0}
+        else:
+            answer = {"rate": rate(runs[what], token, float(seconds[0]))}
+        print(json.dumps(answer), flush=True)
 
 
 main()

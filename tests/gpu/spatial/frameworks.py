@@ -53,7 +53,7 @@ def train():
     torch.use_deterministic_algorithms(False)
     layers = torch.nn.Sequential(*[m for _ in range(4) for m in (torch.nn.Linear(1024, 1024), torch.nn.GELU())]).cuda()
     optimizer = torch.optim.AdamW(layers.parameters(), lr=1e-3)
-    x = torch.randn(256, 1024, device="cuda")
+    x = torch.randn(256, 1024).cuda()  # CUDA's generator draws by the number of SMs
     loader = torch.utils.data.DataLoader(torch.arange(8.0), num_workers=2, pin_memory=True)
     for batch in loader:
         batch.cuda(non_blocking=True)

@@ -158,6 +158,18 @@ static void smids() {
         CHECK(cudaMemcpy(&first, board, sizeof first, cudaMemcpyDeviceToHost));
         early += first == 0;
     }
+    // And blocking streams wait for the legacy one: the graph must not write before the fill.
+    unsigned overtaken = 0;
+    for (int i = 0; i < 20; i++) {
+        unsigned first = 0;
+        spin<<<1, 1>>>(2000000);
+        CHECK(cudaMemsetAsync(board, 0, MAX_SMS * sizeof *board, cudaStreamLegacy));
+        CHECK(cudaGraphLaunch(exec, blocking));
+        CHECK(cudaStreamSynchronize(blocking));
+        CHECK(cudaDeviceSynchronize());
+        CHECK(cudaMemcpy(&first, board, sizeof first, cudaMemcpyDeviceToHost));
+        overtaken += first == 0;
+    }
     cudaGraph_t built;
     cudaGraphNode_t node;
     cudaGraphExec_t built_exec;
@@ -177,7 +189,8 @@ static void smids() {
     // Last: a refused launch leaves its code behind.
     cudaError_t more = cudaLaunchCooperativeKernel((void *)mark_together, dim3(blocks * sms + 1), dim3(128), arguments, 0, stream);
     cudaGetLastError();
-    printf("},\"cooperative_one_more\":%d,\"copies_before_graph\":%u}\n", (int)more, early);
+    printf("},\"cooperative_one_more\":%d,\"copies_before_graph\":%u,\"graphs_before_fill\":%u}\n",
+           (int)more, early, overtaken);
 }
 
 static void wait_until(double at) {
