@@ -75,9 +75,9 @@ void context_quiet(struct context *context) {
     struct lane *lane = context_lane(context);
     context->alive = false;
     lane_look(lane);
-    if (lane->submitted - lane->done >= SIM_ENDLESS)
-        lane_cancel(lane);                 /* an endless kernel ends with its context */
-    else lane_wait(lane, lane->submitted); /* a spinner too */
+    /* An endless kernel, of which a part may have run, ends with its context; a spinner too. */
+    if (lane->submitted - lane->done >= SIM_ENDLESS / 2) lane_cancel(lane);
+    else lane_wait(lane, lane->submitted);
     while (context->streams) {
         struct stream *stream = context->streams;
         context->streams = stream->next;
