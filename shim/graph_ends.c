@@ -31,12 +31,19 @@ static CUevent find(CUcontext context, CUstream stream) {
     return event;
 }
 
+/* Blocking streams and the legacy one wait for each other. */
+static bool is_blocking(CUstream stream) {
+    unsigned flags;
+    return stream > CU_STREAM_PER_THREAD &&
+           CALL(cuStreamGetFlags)(stream, &flags) == CUDA_SUCCESS &&
+           !(flags & CU_STREAM_NON_BLOCKING);
+}
+
 /* Another thread may enter the same stream at the same time: then both are waited for. */
 static CUevent enter(CUcontext context, CUstream stream) {
     CUcontext popped;
     CUevent event = NULL, dropped = NULL;
-    unsigned flags = CU_STREAM_NON_BLOCKING;
-    if (stream > CU_STREAM_PER_THREAD) CALL(cuStreamGetFlags)(stream, &flags);
+    bool blocking = is_blocking(stream);
     if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return NULL;
     if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) event = NULL;
     CALL(cuCtxPopCurrent_v2)(&popped);
@@ -45,7 +52,7 @@ static CUevent enter(CUcontext context, CUstream stream) {
     bool full = used == ENDS;
     struct end *end = &ends[full ? oldest++ % ENDS : used++];
     dropped = full ? end->event : NULL;
-    *end = (struct end){context, stream, event, !(flags & CU_STREAM_NON_BLOCKING), false};
+    *end = (struct end){context, stream, event, blocking, false};
     pthread_mutex_unlock(&lock);
     if (dropped) CALL(cuEventDestroy_v2)(dropped);
     return event;
@@ -67,11 +74,17 @@ static bool is_inside(CUcontext context) {
            vgpu_partition_is_room(context, NULL, NULL);
 }
 
+/* The stream's context, and the stream as the driver knows it. False outside a partition, or in
+ * capture. */
+static bool find_inside(CUstream *stream, bool per_thread, CUcontext *context) {
+    if (!vgpu_partition_any() || vgpu_capture_holds(*stream, per_thread)) return false;
+    if (vgpu_thread_stream_is(*stream, per_thread) && vgpu_thread_stream_swap(stream)) return false;
+    return REAL(cuStreamGetCtx)(*stream, context) == CUDA_SUCCESS && is_inside(*context);
+}
+
 void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
     CUcontext context;
-    if (!vgpu_partition_any() || vgpu_capture_holds(stream, per_thread)) return;
-    if (vgpu_thread_stream_is(stream, per_thread) && vgpu_thread_stream_swap(&stream)) return;
-    if (REAL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS || !is_inside(context)) return;
+    if (!find_inside(&stream, per_thread, &context)) return;
     CUevent event = find(context, stream);
     if (!event) event = enter(context, stream);
     if (!event || !vgpu_capture_record_begin(stream, per_thread)) return;
@@ -106,12 +119,8 @@ void vgpu_graph_ends_join_now(const CUstream *legacy) {
 void vgpu_graph_ends_follow_legacy(CUstream stream, bool per_thread) {
     CUcontext context;
     CUevent event;
-    unsigned flags;
-    if (!vgpu_partition_any() || vgpu_capture_holds(stream, per_thread)) return;
-    if (vgpu_thread_stream_is(stream, per_thread) && vgpu_thread_stream_swap(&stream)) return;
-    if (stream <= CU_STREAM_PER_THREAD || REAL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS ||
-        !is_inside(context) || CALL(cuStreamGetFlags)(stream, &flags) != CUDA_SUCCESS ||
-        (flags & CU_STREAM_NON_BLOCKING) || !vgpu_capture_record_begin(NULL, false))
+    if (!find_inside(&stream, per_thread, &context) || !is_blocking(stream) ||
+        !vgpu_capture_record_begin(NULL, false))
         return;
     if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) == CUDA_SUCCESS) {
         CALL(cuEventRecord)(event, NULL);

@@ -439,6 +439,7 @@ static bool drain_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgp
     return true;
 }
 
+/* The same, while the watcher leaves it to us. */
 static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgpu_track *own) {
     vgpu_add_seq_cst(&pace->closing, 1U);
     bool drained = drain_slice(pace, epoch, own);

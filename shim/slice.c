@@ -477,8 +477,7 @@ static bool is_launching(const struct vgpu_pace *pace) {
     return pace->admitted != vgpu_load_seq_cst(&pace->returned);
 }
 
-/* ---- programs that rest
- * ------------------------------------------------------------------------ */
+/* ---- programs that rest ---------------------------------------------------------------- */
 
 /* True if the stretch has come to where the last ones ended. */
 static bool rests_now(const struct vgpu_pace *pace) {

@@ -54,7 +54,7 @@ struct vgpu_pace {
     bool gave_up;             /* … and taken for a long one before it was */
     uint32_t slice_from;      /* `admitted` when the slice began, … */
     uint32_t early_admitted;  /* … and early in it, … */
-    uint64_t early_ns;        /* … at this moment; 0 = not yet */
+    uint64_t early_ns;        /* … at this moment */
     int64_t cold_ns;          /* what a slice loses to a thread that starts cold, in the mean */
     uint32_t stalls;          /* in a row: see stall.h */
     uint64_t stalled_at_ns;   /* what had been done at the last one of a launch's own stream */

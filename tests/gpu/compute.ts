@@ -17,14 +17,7 @@ import { sessionCells } from "./compute/sessions.ts";
 import { shareCells } from "./compute/shares.ts";
 import { survivalCells } from "./compute/survival.ts";
 import { torchCells } from "./compute/torch.ts";
-
-const option = (name: string): string | undefined => {
-  const at = Bun.argv.indexOf(name);
-  return at < 0 ? undefined : Bun.argv[at + 1];
-};
-/** Every value that a flag was given. */
-const options = (name: string): string[] =>
-  Bun.argv.flatMap((word, i) => (Bun.argv[i - 1] === name ? [word] : []));
+import { option, options } from "./flags.ts";
 
 const CELLS: Cell[] = [
   ...shareCells,

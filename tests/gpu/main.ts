@@ -6,7 +6,8 @@
 // Each row: what, asked, got, bar, ok. Exit status 1 if a row misses its bar.
 import { existsSync } from "node:fs";
 import { build } from "./build.ts";
-import { isSimulated, option } from "./options.ts";
+import { option } from "./flags.ts";
+import { isSimulated } from "./options.ts";
 import { cost } from "./parts/cost.ts";
 import { coverage } from "./parts/coverage.ts";
 import { devices } from "./parts/devices.ts";

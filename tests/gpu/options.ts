@@ -1,11 +1,6 @@
 import { mkdirSync } from "node:fs";
 import { join } from "node:path";
-
-/** The value after a flag of main.ts. */
-export const option = (name: string): string | undefined => {
-  const at = Bun.argv.indexOf(name);
-  return at < 0 ? undefined : Bun.argv[at + 1];
-};
+import { option } from "./flags.ts";
 
 export const here = import.meta.dir;
 export const root = join(here, "../..");

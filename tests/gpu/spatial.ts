@@ -17,14 +17,8 @@ import {
 import { userInfo } from "node:os";
 import { join } from "node:path";
 import { isPresent } from "../../src/process.ts";
+import { option, options } from "./flags.ts";
 
-const option = (name: string): string | undefined => {
-  const at = Bun.argv.indexOf(name);
-  return at < 0 ? undefined : Bun.argv[at + 1];
-};
-/** Every value that a flag was given. */
-const options = (name: string): string[] =>
-  Bun.argv.flatMap((word, i) => (Bun.argv[i - 1] === name ? [word] : []));
 const root = join(import.meta.dir, "../..");
 const sim = Bun.argv.includes("--sim");
 const scale = Number(option("--scale") ?? 1);

@@ -13,23 +13,23 @@ echo '{"rate": 200}' >"$out/base" # kernels of 5 ms a second
 load() { local name=$1; shift; VGPU_REGION="$out/$name" LD_PRELOAD="$built/shim.so" exec "$out/load" --us 5000 --batch 20 "$@"; }
 fresh() { wait; rm -f "$out"/state/board-*; }
 board() { "$out/make_region" board "$out"/state/board-*; }
-# Each measures once, for `cell`.
-shares() {
+# Two sessions with these shares, for three seconds.
+beside() {
     fresh
     session a "$1"; session b "$2"
     load a --seconds 3 >"$out/a.json" &
     load b --seconds 3 >"$out/b.json" &
     wait
+}
+# Each measures once, for `cell`.
+shares() {
+    beside "$1" "$2"
     echo "$(percent a.json base) $(($1 / 10000)) 5 $1 beside $2 ppm: the first"
     echo "$(percent b.json base) $(($2 / 10000)) 5 $1 beside $2 ppm: the second"
 }
 
 beside_unlimited() {
-    fresh
-    session a 1000000; session b 250000
-    load a --seconds 3 >"$out/a.json" &
-    load b --seconds 3 >"$out/b.json" &
-    wait
+    beside 1000000 250000
     echo "$(percent b.json base) 25 5 25 % beside a session without a share"
     echo "$(percent a.json base) 73 7 a session without a share has the rest"
 }

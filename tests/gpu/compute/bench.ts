@@ -242,15 +242,18 @@ export class Bench {
       onLine = () => {},
       environment = {},
       limitS = LIMIT_S,
+      isAsked = false,
     }: {
       onLine?: (line: string) => void;
+      /** It reads its stdin. */
+      isAsked?: boolean;
       environment?: Record<string, string>;
       limitS?: number;
     } = {},
-  ): { pid: number; done: Promise<{ code: number; stdout: string; stderr: string }> } {
+  ) {
     const child = Bun.spawn(words, {
       env: { ...this.#environment, ...environment },
-      stdin: "ignore",
+      stdin: isAsked ? "pipe" : "ignore",
       stdout: "pipe",
       stderr: "pipe",
       detached: true,
@@ -279,42 +282,39 @@ export class Bench {
         return { code, stdout, stderr };
       },
     );
-    return { pid, done };
+    return { pid, done, stdin: child.stdin };
   }
 
   /** Starts a program that answers each line of its stdin with one line, once it has said a first one. */
   converse(words: string[]): { ask(line: string): Promise<string>; end(): Promise<void> } {
-    const child = Bun.spawn(words, {
-      env: this.#environment,
-      stdin: "pipe",
-      stdout: "pipe",
-      stderr: "pipe",
-      detached: true,
+    const lines: string[] = [];
+    let news = Promise.withResolvers<void>();
+    const onLine = (line: string) => {
+      lines.push(line);
+      news.resolve();
+    };
+    const { done, stdin } = this.spawn(words, { onLine, isAsked: true });
+    const ended = done.then(({ stderr }): never => {
+      throw new Error(`${words.join(" ")} ended: ${stderr.slice(-400)}`);
     });
-    const { pid } = child;
-    this.#children.add(pid);
-    const errors = new Response(child.stderr).text();
-    const lines = readLines(child.stdout);
+    ended.catch(() => {}); // who asks hears of it
     const next = async (): Promise<string> => {
-      const { value, done } = await lines.next();
-      if (done) throw new Error(`${words.join(" ")} ended: ${(await errors).slice(-400)}`);
-      appendFileSync(this.#log, `${words.join(" ")}: ${value}\n`);
-      return value;
+      while (lines.length === 0) await Promise.race([news.promise, ended]);
+      news = Promise.withResolvers();
+      return lines.shift()!;
     };
     const isReady = next();
-    isReady.catch(() => {}); // who asks hears of it
+    isReady.catch(() => {});
     return {
       ask: async (line) => {
         await isReady;
-        child.stdin.write(`${line}\n`);
-        child.stdin.flush();
+        stdin?.write(`${line}\n`);
+        stdin?.flush();
         return await next();
       },
       end: async () => {
-        child.stdin.end();
-        await child.exited;
-        signalTree(pid, "SIGKILL");
-        this.#children.delete(pid);
+        stdin?.end();
+        await done;
       },
     };
   }
@@ -325,18 +325,6 @@ export class Bench {
       throw new Error(`exit ${ran.code}: ${words.join(" ")}: ${ran.stderr.slice(-600)}`);
     return ran;
   }
-}
-
-async function* readLines(stream: ReadableStream<Uint8Array>): AsyncGenerator<string, undefined> {
-  const decoder = new TextDecoder();
-  let text = "";
-  for await (const chunk of stream) {
-    text += decoder.decode(chunk, { stream: true });
-    const lines = text.split("\n");
-    text = lines.pop() ?? "";
-    yield* lines;
-  }
-  return undefined;
 }
 
 /** Lines of JSON by the field that tells them apart. */

@@ -1,5 +1,6 @@
 import { join } from "node:path";
-import { isSimulated, option, out } from "../options.ts";
+import { option } from "../flags.ts";
+import { isSimulated, out } from "../options.ts";
 import { row } from "../rows.ts";
 import { mib, objects, run } from "../run.ts";
 import { describe, Sampler } from "../sampling.ts";
