@@ -9,6 +9,7 @@
 #include "device.h"
 #include "exports.h"
 #include "graph_ends.h"
+#include "stream_order.h"
 #include "graph_memory.h"
 #include "handles.h"
 #include "interpose.h"
@@ -47,6 +48,7 @@ static void forget_in_child(void) {
     vgpu_exports_forget();
     vgpu_partition_forget();
     vgpu_graph_ends_forget();
+    vgpu_order_forget();
 }
 
 __attribute__((constructor)) static void register_fork(void) {
@@ -227,6 +229,7 @@ static void leave_partition(CUdevice ordinal) {
     if (!vgpu_partition_of(ordinal, &primary, &view)) return;
     vgpu_pace_forget_context(view);
     vgpu_graph_ends_forget_context(view);
+    vgpu_order_forget_context(view);
     if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == view)
         REAL(cuCtxSetCurrent)(primary);
     vgpu_context_on_device(&place, ordinal);
@@ -268,6 +271,7 @@ static CUresult close_room(CUcontext room) {
     vgpu_partition_is_room(room, &ordinal, NULL);
     vgpu_pace_forget_context(room);
     vgpu_graph_ends_forget_context(room);
+    vgpu_order_forget_context(room);
     if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == room)
         CALL(cuCtxPopCurrent_v2)(&current);
     bool known = vgpu_contexts_take(room, &entry);

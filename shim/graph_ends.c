@@ -15,11 +15,8 @@ static struct end {
     CUcontext context;
     CUstream stream;
     CUevent event;
-    bool blocking; /* the legacy stream is to wait for it … */
-    bool unjoined; /* … and has not been told yet */
 } ends[ENDS];
 static unsigned used, oldest;
-uint32_t vgpu_graph_ends_unjoined;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 static CUevent find(CUcontext context, CUstream stream) {
@@ -31,19 +28,10 @@ static CUevent find(CUcontext context, CUstream stream) {
     return event;
 }
 
-/* Blocking streams and the legacy one wait for each other. */
-static bool is_blocking(CUstream stream) {
-    unsigned flags;
-    return stream > CU_STREAM_PER_THREAD &&
-           CALL(cuStreamGetFlags)(stream, &flags) == CUDA_SUCCESS &&
-           !(flags & CU_STREAM_NON_BLOCKING);
-}
-
 /* Another thread may enter the same stream at the same time: then both are waited for. */
 static CUevent enter(CUcontext context, CUstream stream) {
     CUcontext popped;
     CUevent event = NULL, dropped = NULL;
-    bool blocking = is_blocking(stream);
     if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return NULL;
     if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) event = NULL;
     CALL(cuCtxPopCurrent_v2)(&popped);
@@ -52,26 +40,10 @@ static CUevent enter(CUcontext context, CUstream stream) {
     bool full = used == ENDS;
     struct end *end = &ends[full ? oldest++ % ENDS : used++];
     dropped = full ? end->event : NULL;
-    *end = (struct end){context, stream, event, blocking, false};
+    *end = (struct end){context, stream, event};
     pthread_mutex_unlock(&lock);
     if (dropped) CALL(cuEventDestroy_v2)(dropped);
     return event;
-}
-
-/* Its graph is out. */
-static void note_event(CUevent event) {
-    pthread_mutex_lock(&lock);
-    for (unsigned i = 0; i < used; i++) {
-        if (ends[i].event != event || !ends[i].blocking) continue;
-        ends[i].unjoined = true;
-        vgpu_store_relaxed(&vgpu_graph_ends_unjoined, 1U);
-    }
-    pthread_mutex_unlock(&lock);
-}
-
-static bool is_inside(CUcontext context) {
-    return vgpu_partition_outside(context) != context ||
-           vgpu_partition_is_room(context, NULL, NULL);
 }
 
 /* The stream's context, and the stream as the driver knows it. False outside a partition, or in
@@ -79,7 +51,8 @@ static bool is_inside(CUcontext context) {
 static bool find_inside(CUstream *stream, bool per_thread, CUcontext *context) {
     if (!vgpu_partition_any() || vgpu_capture_holds(*stream, per_thread)) return false;
     if (vgpu_thread_stream_is(*stream, per_thread) && vgpu_thread_stream_swap(stream)) return false;
-    return REAL(cuStreamGetCtx)(*stream, context) == CUDA_SUCCESS && is_inside(*context);
+    return REAL(cuStreamGetCtx)(*stream, context) == CUDA_SUCCESS &&
+           vgpu_partition_is_inside(*context);
 }
 
 void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
@@ -89,44 +62,6 @@ void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
     if (!event) event = enter(context, stream);
     if (!event || !vgpu_capture_record_begin(stream, per_thread)) return;
     CALL(cuEventRecord)(event, stream);
-    vgpu_capture_record_end();
-    note_event(event);
-}
-
-void vgpu_graph_ends_join_now(const CUstream *legacy) {
-    CUevent events[ENDS];
-    CUcontext context = NULL;
-    unsigned count = 0, left = 0;
-    if (REAL(cuCtxGetCurrent)(&context) != CUDA_SUCCESS) return;
-    context = vgpu_partition_inside(context);
-    pthread_mutex_lock(&lock);
-    for (unsigned i = 0; i < used; i++) {
-        bool now = ends[i].unjoined && ends[i].context == context;
-        if (now) events[count++] = ends[i].event;
-        left += ends[i].unjoined && !now;
-        if (now) ends[i].unjoined = false;
-    }
-    vgpu_store_relaxed(&vgpu_graph_ends_unjoined, left ? 1U : 0U);
-    pthread_mutex_unlock(&lock);
-    CUstreamCaptureMode mode = vgpu_capture_relax();
-    for (unsigned i = 0; i < count; i++) {
-        if (legacy) CALL(cuStreamWaitEvent)(*legacy, events[i], 0);
-        else REAL(cuEventSynchronize)(events[i]);
-    }
-    vgpu_capture_restore(mode);
-}
-
-void vgpu_graph_ends_follow_legacy(CUstream stream, bool per_thread) {
-    CUcontext context;
-    CUevent event;
-    if (!find_inside(&stream, per_thread, &context) || !is_blocking(stream) ||
-        !vgpu_capture_record_begin(NULL, false))
-        return;
-    if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) == CUDA_SUCCESS) {
-        CALL(cuEventRecord)(event, NULL);
-        CALL(cuStreamWaitEvent)(stream, event, 0);
-        CALL(cuEventDestroy_v2)(event); /* once it is no longer waited for */
-    }
     vgpu_capture_record_end();
 }
 
@@ -165,5 +100,4 @@ void vgpu_graph_ends_forget(void) {
     pthread_mutex_init(&lock, NULL);
     memset(ends, 0, sizeof ends);
     used = oldest = 0;
-    vgpu_graph_ends_unjoined = 0;
 }

@@ -1,8 +1,8 @@
 /* Copies, fills and prefetches: under --copy-bw they wait for their bucket (copy.h), else they cost
  * one line of memory and one branch. */
 #include "copy.h"
-#include "graph_ends.h"
 #include "interpose.h"
+#include "stream_order.h"
 
 /* COPY(symbol, parameters, arguments, charge): `charge` adds to `copies` and waits. */
 #define COPY(symbol, parameters, arguments, charge)                                                \
@@ -22,8 +22,11 @@
             add;                                                                                   \
             vgpu_copy_wait(&copies);                                                               \
         }                                                                                          \
-        vgpu_graph_ends_join(NULL);                                                                \
-        return REAL(symbol) arguments;                                                             \
+        struct vgpu_order order;                                                                   \
+        vgpu_order_begin(&order, NULL, true, VGPU_ORDER_WORK);                                     \
+        CUresult result = REAL(symbol) arguments;                                                  \
+        vgpu_order_end(&order);                                                                    \
+        return result;                                                                             \
     }
 
 #define IN(per_thread) vgpu_copy_wait_in(&copies, stream, per_thread)

@@ -8,6 +8,7 @@
 #include "overhead.h"
 #include "pace.h"
 #include "pools.h"
+#include "stream_order.h"
 
 /* GATED(result, call, stream, per_thread, key, function): the driver's answer to `call`, made when
  * the gate lets it; without a share, one load and one branch. */
@@ -65,12 +66,22 @@ KERNEL_EX(cuLaunchKernelEx_ptsz, true)
 COOPERATIVE(cuLaunchCooperativeKernel, false)
 COOPERATIVE(cuLaunchCooperativeKernel_ptsz, true)
 
+/* On the legacy stream, without naming it. */
+#define ON_LEGACY(call)                                                                            \
+    (__extension__({                                                                               \
+        struct vgpu_order order;                                                                   \
+        vgpu_order_begin(&order, NULL, true, VGPU_ORDER_WORK);                                     \
+        CUresult called_ = call;                                                                   \
+        vgpu_order_end(&order);                                                                    \
+        called_;                                                                                   \
+    }))
+
 VGPU_EXPORT CUresult cuLaunch(CUfunction f) {
-    LAUNCH(cuLaunch, f, REAL(cuLaunch)(f), NULL, false, vgpu_book_key(f, 1, 0));
+    LAUNCH(cuLaunch, f, ON_LEGACY(REAL(cuLaunch)(f)), NULL, false, vgpu_book_key(f, 1, 0));
 }
 
 VGPU_EXPORT CUresult cuLaunchGrid(CUfunction f, int width, int height) {
-    LAUNCH(cuLaunchGrid, f, REAL(cuLaunchGrid)(f, width, height), NULL, false,
+    LAUNCH(cuLaunchGrid, f, ON_LEGACY(REAL(cuLaunchGrid)(f, width, height)), NULL, false,
            vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
 }
 
@@ -87,7 +98,6 @@ VGPU_EXPORT CUresult cuLaunchGridAsync(CUfunction f, int width, int height, CUst
         vgpu_graph_copies_wait(graph, stream, per_thread);                                         \
         CUresult result = vgpu_graph_memory_begin(&growth, graph, #symbol);                        \
         if (result != CUDA_SUCCESS) return result;                                                 \
-        vgpu_graph_ends_follow_legacy(stream, per_thread);                                         \
         GATED(result, REAL(symbol)(graph, stream), stream, per_thread, vgpu_book_key(graph, 0, 0), \
               NULL);                                                                               \
         vgpu_graph_memory_end(&growth);                                                            \
@@ -137,11 +147,13 @@ VGPU_EXPORT CUresult cuEventSynchronize(CUevent event) {
 
 VGPU_EXPORT CUresult cuStreamDestroy(CUstream stream) {
     vgpu_pace_forget_stream(stream);
+    vgpu_order_leave(stream);
     return vgpu_overhead_stream_end(stream, REAL(cuStreamDestroy));
 }
 
 VGPU_EXPORT CUresult cuStreamDestroy_v2(CUstream stream) {
     vgpu_pace_forget_stream(stream);
+    vgpu_order_leave(stream);
     return vgpu_overhead_stream_end(stream, REAL(cuStreamDestroy_v2));
 }
 

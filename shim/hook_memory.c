@@ -4,6 +4,7 @@
 #include "charge.h"
 #include "context.h"
 #include "exports.h"
+#include "graph_ends.h"
 #include "interpose.h"
 #include "pools.h"
 
@@ -164,12 +165,14 @@ static CUresult end_free(const struct release *release, CUresult rc, bool synchr
 
 VGPU_EXPORT CUresult cuMemFree_v2(CUdeviceptr address) {
     struct release release;
+    vgpu_graph_ends_wait(NULL); /* as the driver waits for kernels */
     begin_free(&release, address);
     return end_free(&release, REAL(cuMemFree_v2)(address), true);
 }
 
 VGPU_EXPORT CUresult cuMemFree(CUdeviceptr_v1 address) {
     struct release release;
+    vgpu_graph_ends_wait(NULL); /* as the driver waits for kernels */
     begin_free(&release, address);
     return end_free(&release, REAL(cuMemFree)(address), true);
 }

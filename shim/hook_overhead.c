@@ -3,6 +3,7 @@
 #include "interpose.h"
 #include "local.h"
 #include "overhead.h"
+#include "stream_order.h"
 
 VGPU_EXPORT CUresult cuCtxSetLimit(CUlimit limit, size_t value) {
     return vgpu_local_set_limit(limit, value);
@@ -31,12 +32,16 @@ static CUresult make_green(const void *how) {
 
 VGPU_EXPORT CUresult cuStreamCreate(CUstream *out, unsigned int flags) {
     const struct creation how = {out, NULL, flags, 0};
-    return vgpu_overhead_stream("cuStreamCreate", make_plain, &how);
+    CUresult rc = vgpu_overhead_stream("cuStreamCreate", make_plain, &how);
+    if (rc == CUDA_SUCCESS) vgpu_order_enter(*out, flags);
+    return rc;
 }
 
 VGPU_EXPORT CUresult cuStreamCreateWithPriority(CUstream *out, unsigned int flags, int priority) {
     const struct creation how = {out, NULL, flags, priority};
-    return vgpu_overhead_stream("cuStreamCreateWithPriority", make_with_priority, &how);
+    CUresult rc = vgpu_overhead_stream("cuStreamCreateWithPriority", make_with_priority, &how);
+    if (rc == CUDA_SUCCESS) vgpu_order_enter(*out, flags);
+    return rc;
 }
 
 VGPU_EXPORT CUresult cuGreenCtxStreamCreate(CUstream *out, CUgreenCtx green, unsigned int flags,

@@ -7,9 +7,9 @@
 #include <string.h>
 
 #include "atomics.h"
-#include "graph_ends.h"
 #include "interpose.h"
 #include "partition.h"
+#include "stream_order.h"
 #include "thread_stream.h"
 
 #define WORDS_1 uint64_t a1
@@ -38,7 +38,7 @@
 /* --- the fronts --- */
 
 enum front {
-#define STREAM(symbol, count, at, per_thread) FRONT_##symbol,
+#define STREAM(symbol, count, at, per_thread, kind) FRONT_##symbol,
 #define STREAM_ALONE STREAM
 #include "streams.def"
 #undef STREAM
@@ -58,21 +58,29 @@ static bool is_legacy(CUstream stream, bool per_thread) {
     return stream == CU_STREAM_LEGACY || (!stream && !per_thread);
 }
 
-static CUresult swap_word(uint64_t *word, bool per_thread) {
-    CUstream stream = (CUstream)(uintptr_t)*word;
-    if (is_legacy(stream, per_thread)) vgpu_graph_ends_join(&stream);
-    if (__builtin_expect(!vgpu_thread_stream_is(stream, per_thread), 1)) return CUDA_SUCCESS;
-    CUresult rc = vgpu_thread_stream_swap(&stream);
-    *word = (uintptr_t)stream;
-    return rc;
+/* The call's stream as the driver is to get it, and its place in the order of the streams. */
+static CUresult enter(CUstream *stream, bool per_thread, enum vgpu_order_kind kind,
+                      struct vgpu_order *order) {
+    order->of = VGPU_ORDER_NONE;
+    if (__builtin_expect(vgpu_thread_stream_is(*stream, per_thread), 0)) {
+        CUresult rc = vgpu_thread_stream_swap(stream);
+        if (rc != CUDA_SUCCESS) return rc;
+    }
+    vgpu_order_begin(order, *stream, is_legacy(*stream, per_thread), kind);
+    return CUDA_SUCCESS;
 }
 
-#define STREAM(symbol, count, at, per_thread)                                                      \
+#define STREAM(symbol, count, at, per_thread, kind)                                                \
     static CUresult front_##symbol(WORDS_##count) {                                                \
-        CUresult rc = swap_word(&a##at, per_thread);                                               \
+        CUstream stream = (CUstream)(uintptr_t)a##at;                                              \
+        struct vgpu_order order;                                                                   \
+        CUresult rc = enter(&stream, per_thread, VGPU_ORDER_##kind, &order);                       \
         if (rc != CUDA_SUCCESS) return rc;                                                         \
-        return ((CUresult(*)(WORDS_##count))vgpu_load_relaxed(&behind[FRONT_##symbol]))(           \
+        a##at = (uintptr_t)stream;                                                                 \
+        rc = ((CUresult(*)(WORDS_##count))vgpu_load_relaxed(&behind[FRONT_##symbol]))(             \
             PASS_##count);                                                                         \
+        vgpu_order_end(&order);                                                                    \
+        return rc;                                                                                 \
     }
 #include "streams.def"
 #undef STREAM
@@ -95,13 +103,14 @@ COPY_ATTRIBUTES(cuStreamCopyAttributes_ptsz, true)
 #define LAUNCH_EX(symbol, per_thread)                                                              \
     static CUresult front_##symbol(const CUlaunchConfig *config, CUfunction f, void **params,      \
                                    void **extra) {                                                 \
-        if (config && is_legacy(config->hStream, per_thread))                                      \
-            vgpu_graph_ends_join(&config->hStream);                                                \
-        if (!config || !vgpu_thread_stream_is(config->hStream, per_thread))                        \
-            return BEHIND(symbol)(config, f, params, extra);                                       \
+        if (!config) return BEHIND(symbol)(config, f, params, extra);                              \
         CUlaunchConfig own = *config;                                                              \
-        CUresult rc = vgpu_thread_stream_swap(&own.hStream);                                       \
-        return rc ? rc : BEHIND(symbol)(&own, f, params, extra);                                   \
+        struct vgpu_order order;                                                                   \
+        CUresult rc = enter(&own.hStream, per_thread, VGPU_ORDER_WORK, &order);                    \
+        if (rc != CUDA_SUCCESS) return rc;                                                         \
+        rc = BEHIND(symbol)(&own, f, params, extra);                                               \
+        vgpu_order_end(&order);                                                                    \
+        return rc;                                                                                 \
     }
 LAUNCH_EX(cuLaunchKernelEx, false)
 LAUNCH_EX(cuLaunchKernelEx_ptsz, true)
@@ -126,7 +135,7 @@ static const struct {
     void *function;
 } fronts[FRONTS] = {
 #define FRONT(symbol) [FRONT_##symbol] = {#symbol, (void *)front_##symbol},
-#define STREAM(symbol, count, at, per_thread) FRONT(symbol)
+#define STREAM(symbol, count, at, per_thread, kind) FRONT(symbol)
 #define STREAM_ALONE STREAM
 #include "streams.def"
 #undef STREAM
@@ -164,8 +173,8 @@ void *vgpu_thread_stream_front(const char *symbol, void *real) {
 
 /* --- exported --- */
 
-#define STREAM(symbol, count, at, per_thread)
-#define STREAM_ALONE(symbol, count, at, per_thread)                                                \
+#define STREAM(symbol, count, at, per_thread, kind)
+#define STREAM_ALONE(symbol, count, at, per_thread, kind)                                          \
     VGPU_EXPORT CUresult forward_##symbol(WORDS_##count) __asm__(#symbol);                         \
     CUresult forward_##symbol(WORDS_##count) {                                                     \
         return ((CUresult(*)(WORDS_##count))vgpu_real(VGPU_HOOK_##symbol))(PASS_##count);          \
@@ -179,3 +188,14 @@ VGPU_EXPORT CUresult cuStreamCopyAttributes(CUstream to, CUstream from) {
 VGPU_EXPORT CUresult cuStreamCopyAttributes_ptsz(CUstream to, CUstream from) {
     return REAL(cuStreamCopyAttributes_ptsz)(to, from);
 }
+
+/* A blocking stream is one for the program, though the driver knows better. */
+#define GET_FLAGS(symbol)                                                                          \
+    VGPU_EXPORT CUresult symbol(CUstream stream, unsigned int *flags) {                            \
+        CUresult rc = REAL(symbol)(stream, flags);                                                 \
+        if (rc == CUDA_SUCCESS && vgpu_order_is_blocking(stream))                                  \
+            *flags &= ~(unsigned int)CU_STREAM_NON_BLOCKING;                                       \
+        return rc;                                                                                 \
+    }
+GET_FLAGS(cuStreamGetFlags)
+GET_FLAGS(cuStreamGetFlags_ptsz)

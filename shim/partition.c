@@ -175,6 +175,11 @@ CUcontext vgpu_partition_outside(CUcontext context) {
     return context;
 }
 
+bool vgpu_partition_is_inside(CUcontext context) {
+    return vgpu_partition_outside(context) != context ||
+           vgpu_partition_is_room(context, NULL, NULL);
+}
+
 /* --- rooms --- */
 
 CUresult vgpu_partition_open_room(CUdevice ordinal, unsigned int flags, CUcontext *out) {

@@ -44,6 +44,9 @@ CUresult vgpu_partition_view(CUdevice ordinal, CUcontext primary, CUcontext *vie
 CUcontext vgpu_partition_inside(CUcontext context);
 CUcontext vgpu_partition_outside(CUcontext context);
 
+/* True for a context of ours in a partition: a view or a room. */
+bool vgpu_partition_is_inside(CUcontext context);
+
 /* The device's primary context and its view, while it has one. */
 bool vgpu_partition_of(CUdevice ordinal, CUcontext *primary, CUcontext *view);
 

@@ -7,6 +7,7 @@ API CUresult cuStreamCreateWithPriority(CUstream *out, unsigned int flags, int p
     struct stream *stream;
     if (!out || flags > 1) return CUDA_ERROR_INVALID_VALUE;
     CHECK(context_active(&context));
+    if (context->green) flags |= CU_STREAM_NON_BLOCKING; /* whatever was asked for (measured) */
     CHECK(stream_new(context, flags, priority, &stream));
     *out = (CUstream)stream;
     return CUDA_SUCCESS;

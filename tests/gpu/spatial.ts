@@ -171,18 +171,15 @@ async function showRoutes(count: number): Promise<void> {
     row(`${count} SMs: ${route}`, got, bar, isInside && got.left_running !== true);
   }
   if (sim) return;
-  row(
-    "copies that did not wait for a graph in a blocking stream, of 20",
-    all.copies_before_graph,
-    "0",
-    all.copies_before_graph === 0,
-  );
-  row(
-    "graphs in a blocking stream that did not wait for the legacy one, of 20",
-    all.graphs_before_fill,
-    "0",
-    all.graphs_before_fill === 0,
-  );
+  const waits = [
+    "a copy for a kernel in a blocking stream",
+    "a copy for a graph in one",
+    "a kernel in one for a fill in the legacy stream",
+    "a graph in one for such a fill",
+    "a free for a graph",
+  ];
+  for (const [i, what] of waits.entries())
+    row(`waits, ${what}: not, of 20`, all.passed[i], "0", all.passed[i] === 0);
   row(
     "a grid that fills the device",
     { grid: all.potential_grid, block: all.potential_block },

@@ -1,46 +1,15 @@
 /* Spatial mode on the simulated GPU: every way in which a program gets a context leads into the
- * partition, and the program sees what it knows. Runs with the shim preloaded (memory_run.sh); the
- * partition is groups 1, 2 and 14 of 15. */
+ * partition, and the program sees what it knows. */
 #include <pthread.h>
 
 #include "../../shim/overhead.h"
-#include "memory_driver.h"
+#include "partition_driver.h"
 
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        CUresult rc_ = (call);                                                                     \
-        if (rc_ != CUDA_SUCCESS) {                                                                 \
-            printf("not ok %s: %d (line %d)\n", #call, (int)rc_, __LINE__);                        \
-            exit(1);                                                                               \
-        }                                                                                          \
-    } while (0)
-
-#define SMS 24
 static const unsigned int own_sms[8] = {0x00ffff00, 0, 0, 0x00ff0000};
 
-static struct vgpu_region *region;
 static CUcontext primary; /* as cudart gets it: past the shim */
 static typeof(&cuDevicePrimaryCtxRetain) real_retain;
 static typeof(&cuCtxGetCurrent) real_current;
-
-/* Before the first call through the shim: a session has its partition from the start. */
-static void give_partition(void) {
-    CUuuid uuid;
-    MUST(REAL_FUNCTION(cuInit)(0));
-    MUST(cuDeviceGetUuid_v2(&uuid, 0));
-    struct vgpu_device *device = &region->devices[0];
-    memcpy(device->uuid, uuid.bytes, 16);
-    device->mem_limit = region->header.default_mem_limit;
-    device->share_ppm = VGPU_WHOLE_GPU;
-    device->context_bytes = region->header.default_context_bytes;
-    device->mode = VGPU_MODE_SPATIAL;
-    device->sm_total = 132;
-    device->group_sms = 8;
-    device->sm_count = SMS;
-    device->sm_groups[0] = 1 << 1 | 1 << 2 | 1 << 14;
-    vgpu_store_release(&device->state, (uint32_t)VGPU_DEVICE_READY);
-    MUST(cuInit(0));
-}
 
 /* The SMs that a kernel launched now would run on. */
 static void smids(CUstream stream, bool per_thread, unsigned int bits[8]) {

@@ -113,6 +113,11 @@ static void contexts(CUcontext primary, CUfunction smid) {
     MUST(cuStreamGetFlags(stream, &flags));
     CHECK("blocking streams cannot be made so",
           flags == 1 && cuGreenCtxStreamCreate(&stream, b, 0, 0) == 1);
+    CUstream asked;
+    MUST(cuStreamCreate(&asked, CU_STREAM_DEFAULT));
+    MUST(cuStreamGetFlags(asked, &flags));
+    CHECK("nor otherwise: it is a non-blocking one", flags == 1);
+    MUST(cuStreamDestroy_v2(asked));
     CHECK("its kernels run on its SMs", smids(smid, plain, a_bits) == 16 &&
                                             smids(smid, NULL, again) == 16 &&
                                             !memcmp(a_bits, again, 32));

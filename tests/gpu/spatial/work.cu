@@ -60,6 +60,12 @@ __global__ void spin(long long cycles) {
     while (clock64() - start < cycles) { }
 }
 
+__global__ void write_late(unsigned *out, unsigned value, long long cycles) {
+    long long start = clock64();
+    while (clock64() - start < cycles) { }
+    *out = value;
+}
+
 __global__ void copy(float4 *to, const float4 *from, size_t count) {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x)
         to[i] = from[i];
@@ -107,6 +113,60 @@ template <class Launch> static void route(const char *name, Launch launch, cudaS
     first_route = false;
 }
 
+// The legacy stream and blocking ones wait for each other, and a free for a graph. How often of 20 they did not: a
+// copy for a kernel, for a graph; a kernel, a graph for a fill; a free.
+static const int WAYS = 5;
+static void orders(unsigned passed[WAYS], cudaStream_t blocking, cudaStream_t other) {
+    const long long LONG = 1000000, NONE = 0; // 0.5 ms
+    cudaGraph_t graph;
+    cudaGraphExec_t exec[2];
+    for (int i = 0; i < 2; i++) {
+        CHECK(cudaStreamBeginCapture(other, cudaStreamCaptureModeGlobal));
+        write_late<<<1, 1, 0, other>>>(board, 1, i ? NONE : LONG);
+        CHECK(cudaStreamEndCapture(other, &graph));
+        CHECK(cudaGraphInstantiate(&exec[i], graph, 0));
+    }
+    for (int way = 0; way < 4; way++) {
+        passed[way] = 0;
+        for (int i = 0; i < 20; i++) {
+            unsigned value = 0;
+            bool is_graph = way % 2, writes_first = way < 2;
+            CHECK(cudaMemset(board, 0, sizeof *board));
+            CHECK(cudaDeviceSynchronize());
+            if (!writes_first) {
+                spin<<<1, 1>>>(LONG);
+                CHECK(cudaMemsetAsync(board, 0, sizeof *board, cudaStreamLegacy));
+            }
+            if (is_graph) CHECK(cudaGraphLaunch(exec[!writes_first], blocking));
+            else write_late<<<1, 1, 0, blocking>>>(board, 1, writes_first ? LONG : NONE);
+            if (!writes_first) {
+                CHECK(cudaStreamSynchronize(blocking));
+                CHECK(cudaDeviceSynchronize());
+            }
+            CHECK(cudaMemcpy(&value, board, sizeof value, cudaMemcpyDeviceToHost));
+            passed[way] += value != 1;
+            CHECK(cudaStreamSynchronize(blocking));
+        }
+    }
+    unsigned *seen, *written;
+    CHECK(cudaHostAlloc(&seen, sizeof *seen, cudaHostAllocMapped));
+    CHECK(cudaHostGetDevicePointer(&written, seen, 0));
+    CHECK(cudaStreamBeginCapture(other, cudaStreamCaptureModeGlobal));
+    write_late<<<1, 1, 0, other>>>(written, 1, LONG);
+    CHECK(cudaStreamEndCapture(other, &graph));
+    CHECK(cudaGraphInstantiate(&exec[0], graph, 0));
+    passed[4] = 0;
+    for (int i = 0; i < 20; i++) {
+        void *memory;
+        CHECK(cudaMalloc(&memory, 1 << 20));
+        *seen = 0;
+        CHECK(cudaGraphLaunch(exec[0], blocking));
+        CHECK(cudaFree(memory));
+        passed[4] += *(volatile unsigned *)seen != 1;
+        CHECK(cudaStreamSynchronize(blocking));
+    }
+}
+
 static void smids() {
     int sms, blocks, grid, block, clusters = -1;
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
@@ -149,27 +209,8 @@ static void smids() {
     route("captured graph", [&] { cudaGraphLaunch(exec, stream); }, stream);
     route("graph in a blocking stream", [&] { cudaGraphLaunch(exec, blocking); }, blocking);
     route("graph in the per-thread stream", [&] { cudaGraphLaunch(exec, cudaStreamPerThread); }, cudaStreamPerThread);
-    // The legacy stream waits for blocking ones: the copy must see what the graph wrote.
-    unsigned early = 0;
-    for (int i = 0; i < 20; i++) {
-        unsigned first = 0;
-        CHECK(cudaMemset(board, 0, MAX_SMS * sizeof *board));
-        CHECK(cudaGraphLaunch(exec, blocking));
-        CHECK(cudaMemcpy(&first, board, sizeof first, cudaMemcpyDeviceToHost));
-        early += first == 0;
-    }
-    // And blocking streams wait for the legacy one: the graph must not write before the fill.
-    unsigned overtaken = 0;
-    for (int i = 0; i < 20; i++) {
-        unsigned first = 0;
-        spin<<<1, 1>>>(2000000);
-        CHECK(cudaMemsetAsync(board, 0, MAX_SMS * sizeof *board, cudaStreamLegacy));
-        CHECK(cudaGraphLaunch(exec, blocking));
-        CHECK(cudaStreamSynchronize(blocking));
-        CHECK(cudaDeviceSynchronize());
-        CHECK(cudaMemcpy(&first, board, sizeof first, cudaMemcpyDeviceToHost));
-        overtaken += first == 0;
-    }
+    unsigned passed[WAYS];
+    orders(passed, blocking, stream);
     cudaGraph_t built;
     cudaGraphNode_t node;
     cudaGraphExec_t built_exec;
@@ -189,8 +230,8 @@ static void smids() {
     // Last: a refused launch leaves its code behind.
     cudaError_t more = cudaLaunchCooperativeKernel((void *)mark_together, dim3(blocks * sms + 1), dim3(128), arguments, 0, stream);
     cudaGetLastError();
-    printf("},\"cooperative_one_more\":%d,\"copies_before_graph\":%u,\"graphs_before_fill\":%u}\n",
-           (int)more, early, overtaken);
+    printf("},\"cooperative_one_more\":%d,\"passed\":[%u,%u,%u,%u,%u]}\n",
+           (int)more, passed[0], passed[1], passed[2], passed[3], passed[4]);
 }
 
 static void wait_until(double at) {
