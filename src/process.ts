@@ -44,11 +44,15 @@ export function isPresent(pid: number, startTime: bigint): boolean {
 export const carriesVariable = (pid: number, entry: string): boolean =>
   findVariable(pid, entry) === true;
 
-/** Whether the process was started with this variable, whatever its value. False for another user's. */
-export function hasVariable(pid: number, name: string): boolean {
-  const text = readText(`/proc/${pid}/environ`) ?? "";
-  return text.startsWith(`${name}=`) || text.includes(`\0${name}=`);
+/** The value that the process was started with; undefined also for another user's. */
+export function readVariable(pid: number, name: string): string | undefined {
+  const entries = (readText(`/proc/${pid}/environ`) ?? "").split("\0");
+  return entries.find((entry) => entry.startsWith(`${name}=`))?.slice(name.length + 1);
 }
+
+/** Whether the process was started with this variable, whatever its value. False for another user's. */
+export const hasVariable = (pid: number, name: string): boolean =>
+  readVariable(pid, name) !== undefined;
 
 /** Whether any of these processes was started with this entry, those too that are in the middle of an exec: their environment reads as empty for some µs. */
 export function someCarryVariable(pids: number[], entry: string): boolean {

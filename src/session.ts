@@ -1,6 +1,12 @@
 import { findBoardDirectory } from "./board.ts";
 import type { Probe } from "./context-table.ts";
-import { type ContextCosts, needsCards, resolveContent, visibleDevices } from "./devices.ts";
+import {
+  type ContextCosts,
+  findVisible,
+  needsCards,
+  resolveContent,
+  visibleDevices,
+} from "./devices.ts";
 import { hasDriver } from "./driver.ts";
 import { VgpuError } from "./errors.ts";
 import { type Changes, endAs, type Ending, launch, type Target } from "./launch.ts";
@@ -168,8 +174,10 @@ async function prepare(
     );
   }
   if (plan.gpu !== null) outer?.checkCards(plan.gpu, cards, process.env["CUDA_VISIBLE_DEVICES"]);
-  if (plan.gpu !== null) changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
-  return { content: resolveContent(plan, cards, costs), changes };
+  const named = plan.gpu === null ? null : visibleDevices(plan.gpu, cards);
+  if (named !== null) changes.set!["CUDA_VISIBLE_DEVICES"] = named;
+  const wanted = named === null ? [] : findVisible(named, cards);
+  return { content: resolveContent(plan, cards, costs, wanted), changes };
 }
 
 /** What one `vgpu run` has made. */

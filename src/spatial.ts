@@ -5,6 +5,7 @@ import * as layout from "./layout.gen.ts";
 import type { GpuLimit, Plan } from "./limits.ts";
 import type { Card } from "./nvml.ts";
 import { allocate, type Asked, formatGroups, type Partition, type Split } from "./partition.ts";
+import { readVariable } from "./process.ts";
 import { readSessions, type SessionHead } from "./region.ts";
 
 const ANY = "any card";
@@ -16,6 +17,8 @@ export interface Holder {
   /** 0n: a share of its time. */
   groups: bigint;
   sms: number;
+  /** Of a session that has met no card yet: CUDA_VISIBLE_DEVICES. */
+  visible?: string | undefined;
 }
 
 /** The session's SMs on one card. */
@@ -40,7 +43,9 @@ export function readHolders(directory: string, boardDirectory: string): Map<stri
     const share = head.view.getUint32(layout.header.default_share_ppm, true);
     if (head.devices.length === 0 && share < layout.WHOLE_GPU) {
       const { session, pid } = head;
-      holders.set(ANY, [...(holders.get(ANY) ?? []), { session, pid, groups: 0n, sms: 0 }]);
+      const visible = readVariable(pid, "CUDA_VISIBLE_DEVICES");
+      const holder = { session, pid, groups: 0n, sms: 0, visible };
+      holders.set(ANY, [...(holders.get(ANY) ?? []), holder]);
     }
     for (const { uuid, at } of head.devices) {
       const holder = readHolder(head, at);
@@ -76,12 +81,23 @@ export function arrange(plan: Plan, scene: Scene): Arrangement {
   const arrangement: Arrangement = { partitions: [], notes: [] };
   for (const card of findVisible(scene.visible, scene.cards)) {
     const limit = limitOf(card, plan, scene.cards);
-    const holders = [card.uuid, ANY].flatMap((key) => scene.holders.get(key) ?? []);
+    const holders = [card.uuid, ANY]
+      .flatMap((key) => scene.holders.get(key) ?? [])
+      .filter((holder) => maySee(holder, card, scene.cards));
     const found = decide(plan, limit, { card, holders, figures: scene.figures.get(card.uuid) });
     if (typeof found === "string") arrangement.notes.push(found);
     else if (found !== null) arrangement.partitions.push({ uuid: card.uuid, ...found });
   }
   return arrangement;
+}
+
+/** Numbers that may mean any card may mean this one. */
+function maySee({ visible }: Holder, card: Card, cards: Card[]): boolean {
+  try {
+    return findVisible(visible, cards).includes(card);
+  } catch {
+    return true;
+  }
 }
 
 interface Site {

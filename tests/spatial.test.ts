@@ -56,6 +56,11 @@ describe("one mode a card", () => {
     );
     expect(() => get([], [spatial(0x7fffn)])).toThrow("has no room");
   });
+  test("who has met no card yet may take any that it sees", () => {
+    expect(() => get(["--sms", "8"], [{ ...timed, visible: "1,0" }])).toThrow("is in time mode");
+    expect(get(["--sms", "8"], [{ ...timed, visible: "1" }]).sms).toEqual({ [A]: 8, [B]: 8 });
+    expect(get(["--sms", "8"], [{ ...timed, visible: B }]).sms).toEqual({ [A]: 8, [B]: 8 });
+  });
   test("auto takes time mode where spatial cannot be, and says why", () => {
     const auto = ["--mode", "auto", "--sm", "50"];
     expect(get(auto).sms).toEqual({ [A]: 64, [B]: 64 });
