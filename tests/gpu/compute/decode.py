@@ -1,7 +1,9 @@
 """A launch-bound transformer step at batch 1, about 1,500 launches, eager and as one CUDA graph.
 
 Says {"ready": true}, then answers each line of stdin with one of JSON, until stdin ends:
-  eager SECONDS | graph SECONDS   {"rate": tokens a second}
+  eager SECONDS | graph SECONDS   {"times": [CLOCK_MONOTONIC ns …], "tokens": of each}: when each layer (graph:
+                                  each token) was launched (was done), and what part of a token that is
+  region                          {"region": path of the session's, "" natively}
   launches                        {"launches": of an eager token}, by torch's profiler; slows what follows
 Usage: decode.py [--device cuda|cpu] [--core N]
   --core: the thread that launches stays on it. Cores differ on a shared host, by what else runs on them.
@@ -39,7 +41,7 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-x[..., half:], x[..., :half]), -1) * sin
 
 
-def step(layers, embedding, cos, sin, token, position):
+def step(layers, embedding, cos, sin, token, position, times):
     x = embedding[token]
     for layer in layers:
         h = norm(x, layer.scale[0])
@@ -51,28 +53,25 @@ def step(layers, embedding, cos, sin, token, position):
         x = x + torch.bmm(weights, layer.values).view(1, WIDTH) @ layer.o
         h = norm(x, layer.scale[1])
         x = x + (torch.nn.functional.silu(h @ layer.gate) * (h @ layer.up)) @ layer.down
+        times.append(time.monotonic_ns())
     token.copy_((x @ embedding.t()).argmax(-1))
 
 
-def rate(run, token, seconds):
-    """Tokens a second; each is read by the host before the next, as decoding does."""
-    deadline = time.perf_counter() + 0.3
-    while time.perf_counter() < deadline:
-        run()
+def trace(run, token, seconds):
+    """Each token is read by the host before the next, as decoding does."""
+    times = []
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        run(times)
         token.item()
-    done, begin = 0, time.perf_counter()
-    while time.perf_counter() - begin < seconds:
-        run()
-        token.item()
-        done += 1
-    return done / (time.perf_counter() - begin)
+    return times
 
 
 def launches_of(run):
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        run()
+        run([])
         torch.cuda.synchronize()
     return sum(e.count for e in seen.key_averages() if "LaunchKernel" in e.key)
 
@@ -92,8 +91,8 @@ def main():
     token = torch.zeros(1, device=device, dtype=torch.long)
     position = torch.full((1,), 7, device=device, dtype=torch.long)
 
-    def eager():
-        step(layers, embedding, cos, sin, token, position)
+    def eager(times):
+        step(layers, embedding, cos, sin, token, position, times)
 
     def captured():
         if device != "cuda":
@@ -102,14 +101,20 @@ def main():
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
-                eager()
+                eager([])
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            eager()
-        return graph.replay
+            eager([])
 
-    eager()
+        def replay(times):
+            graph.replay()
+            token.item()
+            times.append(time.monotonic_ns())
+
+        return replay
+
+    eager([])
     runs = {"eager": eager, "graph": captured()}
     if options.core is not None:
         os.sched_setaffinity(0, {options.core})
@@ -118,8 +123,11 @@ def main():
         what, *seconds = line.split()
         if what == "launches":
             answer = {"launches": launches_of(eager) if device == "cuda" else 0}
+        elif what == "region":
+            answer = {"region": os.environ.get("VGPU_REGION", "")}
         else:
-            answer = {"rate": rate(runs[what], token, float(seconds[0]))}
+            answer = {"times": trace(runs[what], token, float(seconds[0])),
+                      "tokens": 1 / len(layers) if what == "eager" or device != "cuda" else 1}
         print(json.dumps(answer), flush=True)
 
 

@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { Bench } from "./bench.ts";
 import type { Cell } from "./cell.ts";
 import { percent, type Report } from "./report.ts";
+import { setShare } from "./set.ts";
 
 const here = import.meta.dir;
 
@@ -35,61 +36,121 @@ const byLoad = (lines: Line[], load: string): Line => {
 
 const DECODE = "batch-1 decode";
 
-/** A shared host's speed changes from second to second and from core to core: so all are asked in turn, on one core. */
-const LIMITS: [percent: number, flags: string[]][] = [
-  [50, ["--sm", "50"]],
-  [25, ["--sm", "25"]],
-  [100, []],
+/** How long the share stays, and how long it is left to settle before: whole periods of the gate, of 100 ms. */
+const STEPS: [percent: number, settleMs: number, countMs: number][] = [
+  [100, 100, 200],
+  [50, 200, 400],
+  [100, 100, 200],
+  [25, 200, 400],
 ];
-/** Of each load: rounds, and seconds of one answer. A session is forgotten by the others after a second. */
-const LOADS: [load: "eager" | "graph", rounds: number, seconds: number][] = [
-  ["eager", 5, 1],
-  ["graph", 1, 1],
+const LOADS: [load: "eager" | "graph", seconds: number][] = [
+  ["eager", 60],
+  ["graph", 10],
 ];
 
-const median = (values: number[]): number =>
-  values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN;
+interface Trace {
+  times: number[];
+  tokens: number;
+}
 
+/** Tokens a second from one moment to another, CLOCK_MONOTONIC ns, straight between two entries. */
+function tokensPerSecond({ times, tokens }: Trace, from: number, to: number): number {
+  const at = (ns: number): number => {
+    const next = times.findIndex((time) => time >= ns);
+    if (next < 1) throw new Error("the program did not run then");
+    return next - (times[next]! - ns) / (times[next]! - times[next - 1]!);
+  };
+  return ((at(to) - at(from)) * tokens * 1e9) / (to - from);
+}
+
+const mean = (values: number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+
+/** One sum over the other, and its standard error. */
+function ratioOf(pairs: [got: number, base: number][]): [ratio: number, error: number] {
+  const base = mean(pairs.map((pair) => pair[1]));
+  const ratio = mean(pairs.map((pair) => pair[0])) / base;
+  const squares = pairs.map((pair) => (pair[0] - ratio * pair[1]) ** 2);
+  return [ratio, Math.sqrt(mean(squares) / (pairs.length - 1)) / base];
+}
+
+/**
+ * On a shared host the speed of such a program changes by a third from moment to moment, from core to core and
+ * from process to process. So a session's share is changed while it runs, several times a second, and each
+ * limited stretch is compared with those around it, of the same process at 100 %; those in turn with a native
+ * process on the same core.
+ */
 const decode: Cell = {
   group: DECODE,
   what: "a transformer step in PyTorch",
-  seconds: 65,
+  seconds: 120,
   async run(bench, report) {
     const core = Math.max(0, navigator.hardwareConcurrency - 2);
     const words = [...python(bench, "decode.py"), "--core", `${core}`];
     const native = bench.converse(words);
-    const limited = LIMITS.map(([, flags]) => bench.converse([...bench.limit(flags), ...words]));
-    const rate = async (program: typeof native, load: string, seconds: number) =>
-      JSON.parse(await program.ask(`${load} ${seconds * bench.scale}`)).rate as number;
-    for (const [load, rounds, seconds] of LOADS) {
-      const ratios: number[][] = LIMITS.map(() => []);
-      const natives = [await rate(native, load, seconds)];
-      for (let round = 0; round < rounds; round++)
-        for (const [i, program] of limited.entries()) {
-          const got = await rate(program, load, seconds);
-          natives.push(await rate(native, load, seconds));
-          const [before, after] = natives.slice(-2) as [number, number];
-          ratios[i]!.push((200 * got) / (before + after));
+    const session = bench.converse([...bench.limit(["--sm", "50"]), ...words]);
+    const { region } = JSON.parse(await session.ask("region")) as { region: string };
+    const trace = async (program: typeof native, load: string, seconds: number): Promise<Trace> =>
+      JSON.parse(await program.ask(`${load} ${seconds}`)) as Trace;
+    for (const [load, seconds] of LOADS) {
+      const whole = seconds * bench.scale;
+      setShare(region, 100);
+      const unlimited: [number, number][] = [];
+      for (let i = 0; i < Math.max(2, whole / 3); i++) {
+        const rates: number[] = [];
+        for (const program of [native, session]) {
+          const seen = await trace(program, load, 0.6);
+          const end = seen.times.at(-1)!;
+          rates.push(tokensPerSecond(seen, end - 0.4e9, end));
         }
-      const base = `${median(natives).toFixed(1)} tokens/s`;
-      for (const [i, [share]] of LIMITS.entries()) {
-        const got = median(ratios[i]!);
+        unlimited.push([rates[1]!, rates[0]!]);
+      }
+
+      let running = true;
+      const tracing = trace(session, load, whole + 1).finally(() => (running = false));
+      const stretches: { share: number; from: number; to: number }[] = [];
+      await Bun.sleep(500);
+      for (let i = 0; running; i = (i + 1) % STEPS.length) {
+        const [share, settleMs, countMs] = STEPS[i]!;
+        const from = Number(setShare(region, share)) + settleMs * 1e6;
+        stretches.push({ share, from, to: from + countMs * 1e6 });
+        await Bun.sleep(settleMs + countMs + 1);
+      }
+      const seen = await tracing;
+      const last = seen.times.at(-1)!;
+      const rates = stretches
+        .filter(({ to }) => to <= last)
+        .map(({ share, from, to }) => ({ share, rate: tokensPerSecond(seen, from, to) }));
+      const tell = (share: number, pairs: [number, number][], of: string) => {
+        const [ratio, error] = ratioOf(pairs);
+        const got = 100 * ratio;
         const off = (100 * got) / share - 100;
+        const count = `${pairs.length} pairs, ± ${((100 * error) / ratio).toFixed(2)}`;
+        const free = share === 100;
         report.row({
           group: DECODE,
-          what: `${load === "graph" ? "one CUDA graph" : "eager"}, ${share === 100 ? "no limit" : `at ${share}`}`,
+          what: `${load === "graph" ? "one CUDA graph" : "eager"}, ${free ? "no limit" : `at ${share}`}`,
           asked: `${share} %`,
-          got: `${percent(got)} of ${base} (${off.toFixed(2)} % off; ${ratios[i]!.map((one) => one.toFixed(1)).join(" ")})`,
-          bar: share === 100 ? "≥ 99 %" : "within 2 % of share × native",
-          ok: share === 100 ? got >= 99 : Math.abs(off) <= 2,
+          got: `${percent(got)} of ${of} (${off.toFixed(2)} % off; ${count})`,
+          bar: free ? "≥ 99 %" : "within 2 % of share × native",
+          ok: free ? got >= 99 : Math.abs(off) <= 2,
         });
+      };
+      for (const share of [50, 25]) {
+        const pairs = rates.flatMap((one, i): [number, number][] => {
+          const around = [rates[i - 1], rates[i + 1]];
+          if (one.share !== share || around.some((free) => free?.share !== 100)) return [];
+          return [[one.rate, mean(around.map((free) => free!.rate))]];
+        });
+        tell(share, pairs, "itself unlimited");
       }
+      const base = mean(unlimited.map((pair) => pair[1]));
+      tell(100, unlimited, `${base.toFixed(1)} tokens/s natively`);
     }
     const { launches } = JSON.parse(await native.ask("launches")) as { launches: number };
     const row = { group: DECODE, what: "launches of an eager token", asked: "about 1,500" };
     const ok = bench.sim || (launches > 1400 && launches < 1600);
     report.row({ ...row, got: `${launches}`, bar: "1,400 to 1,600", ok });
-    await Promise.all([native, ...limited].map((program) => program.end()));
+    await Promise.all([native.end(), session.end()]);
   },
 };
 
