@@ -122,5 +122,5 @@ struct vgpu_board *vgpu_board_open(const char *directory, const uint8_t uuid[16]
 
 void vgpu_board_changed(struct vgpu_board *board) {
     vgpu_add_seq_cst(&board->header.changes, 1U);
-    vgpu_wake_word(&board->turn.turn_bell);
+    vgpu_wake_word(&board->turn.turn_bell, VGPU_ALL_EARS);
 }

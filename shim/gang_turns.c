@@ -89,7 +89,8 @@ void vgpu_gang_turns_forget(struct vgpu_gang_turns *turns) {
 }
 
 void vgpu_gang_turns_ring(const struct vgpu_gang_turns *turns) {
-    for (uint32_t i = 0; i < turns->count; i++) vgpu_wake_word(turns->rotas[i]->bell);
+    for (uint32_t i = 0; i < turns->count; i++)
+        vgpu_wake_word(turns->rotas[i]->bell, VGPU_ALL_EARS);
 }
 
 void vgpu_gang_turns_withdraw(struct vgpu_gang_turns *turns, uint64_t now_ns) {

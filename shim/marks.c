@@ -189,7 +189,7 @@ static bool group_begins(struct vgpu_track *track) {
 }
 
 bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
-                       uint64_t predicted_ns, uint64_t flight_ns, uint64_t mark_ns,
+                       uint64_t predicted_ns, uint64_t flight_ns, struct vgpu_mark_every every,
                        bool *begin_group) {
     vgpu_track_count(track, entry, flight_ns);
     *begin_group = group_begins(track);
@@ -197,7 +197,7 @@ bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
     bool group_full = track->group_start && (track->group_count == VGPU_GROUP_LAUNCHES ||
                                              track->group_ns >= VGPU_GROUP_NS);
     return track->per_thread || entry->suspect || entry->spins || group_full ||
-           track->unmarked_ns >= mark_ns || track->unmarked_launches >= VGPU_GROUP_LAUNCHES;
+           track->unmarked_ns >= every.ns || track->unmarked_launches >= every.launches;
 }
 
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start) {

@@ -28,11 +28,18 @@
 #define VGPU_MARK_QUEUE 64U
 #define VGPU_GROUP_LAUNCHES 64U
 #define VGPU_GROUP_NS UINT64_C(250000)
-#define VGPU_MARK_BOUND_NS UINT64_C(1000000) /* between two marks where launches set the pace */
 /* Of so many groups one is timed, which costs 5 us of GPU time … */
 #define VGPU_GROUP_TIMED_ONE_IN 8U
 #define VGPU_GROUP_STEADY_ONE_IN 64U /* … once VGPU_GROUP_STEADY results were as predicted */
 #define VGPU_GROUP_STEADY 4U
+
+/* At most so much between two marks: as a rule, and where launches set the pace. */
+struct vgpu_mark_every {
+    uint64_t ns;
+    uint32_t launches;
+};
+#define VGPU_MARK_EVERY ((struct vgpu_mark_every){VGPU_GROUP_NS, VGPU_GROUP_LAUNCHES})
+#define VGPU_MARK_BOUND ((struct vgpu_mark_every){UINT64_C(4000000), 256})
 
 struct vgpu_clock; /* per context: event pools and the anchor */
 
@@ -112,23 +119,23 @@ CUcontext vgpu_track_context(const struct vgpu_track *track);
 CUevent vgpu_track_start(struct vgpu_track *track);
 
 /* Counts a launch that is about to be submitted, predicted to take predicted_ns by itself and to
- * add flight_ns to what is in flight; mark_ns: so much may be submitted without a mark.
+ * add flight_ns to what is in flight; every: so much may be submitted without a mark.
  * *begin_group: the caller should begin a timed group, giving the event of vgpu_track_start to
  * vgpu_track_open_group before the launch. Returns true if a mark is due after the launch. Caller
  * holds the lock. */
 bool vgpu_track_submit(struct vgpu_track *track, struct vgpu_book_entry *entry,
-                       uint64_t predicted_ns, uint64_t flight_ns, uint64_t mark_ns,
+                       uint64_t predicted_ns, uint64_t flight_ns, struct vgpu_mark_every every,
                        bool *begin_group);
 void vgpu_track_open_group(struct vgpu_track *track, CUevent start);
 
 /* True if vgpu_track_submit would ask neither for a mark nor for a group. Caller holds the lock. */
 static inline bool vgpu_track_has_room(const struct vgpu_track *track, uint64_t predicted_ns,
-                                       uint64_t flight_ns, uint64_t mark_ns) {
+                                       uint64_t flight_ns, struct vgpu_mark_every every) {
     bool group_due = track->submitted_ns + flight_ns >= track->group_due_ns ||
                      track->launches + 1 >= track->group_due_launches;
     return (track->unmarked_launches || !group_due) &&
-           track->unmarked_launches + 1 < VGPU_GROUP_LAUNCHES &&
-           track->unmarked_ns + flight_ns < mark_ns && !track->per_thread &&
+           track->unmarked_launches + 1 < every.launches &&
+           track->unmarked_ns + flight_ns < every.ns && !track->per_thread &&
            (!track->group_start || (track->group_count + 1 < VGPU_GROUP_LAUNCHES &&
                                     track->group_ns + predicted_ns < VGPU_GROUP_NS));
 }

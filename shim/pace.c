@@ -36,7 +36,9 @@ static struct {
     uint32_t open_version, limited_version;
     /* Raised whenever a context or a stream ends: the handle may come back as another's. */
     uint32_t handles_ended;
-} known __attribute__((aligned(64))) = {&no_session, 1, 1, 0};
+    uint32_t
+        frees; /* raised whenever a share has been lifted: launches have gone by the gate since */
+} known __attribute__((aligned(64))) = {&no_session, 1, 1, 0, 0};
 
 /* By device: another session has a seat there. Then we take turns, with or without a share. */
 static bool company[VGPU_MAX_DEVICES];
@@ -79,6 +81,7 @@ static bool find_out(void) {
     uint32_t seen = vgpu_load_acquire(&region->header.limits_version);
     bool limited = look_around(region);
     for (; session; session = session->outer) limited |= has_share(session->region);
+    if (!limited) vgpu_add_relaxed(&known.frees, 1U);
     vgpu_store_release(limited ? &known.limited_version : &known.open_version, seen);
     vgpu_store_release(limited ? &known.open_version : &known.limited_version, seen - 1);
     vgpu_store_release(&known.version, &region->header.limits_version);
@@ -222,6 +225,7 @@ static struct lane *find_lane(CUstream stream, bool per_thread) {
 }
 
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return pace->rota.bell; }
+uint32_t vgpu_pace_ear(const struct vgpu_pace *pace) { return vgpu_rota_ear(&pace->rota); }
 
 static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
 static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
@@ -257,7 +261,7 @@ static uint64_t window_of(const struct vgpu_pace *pace, uint64_t now, uint64_t e
     if (!vgpu_slice_is_shared(pace)) return WINDOW_NS;
     bool settled = pace->turns.count == 1 && now + 2 * SHARED_WINDOW_NS < end &&
                    vgpu_rota_is_settled(&pace->rota, now);
-    return settled ? earlier((end - now) / 2, SETTLED_WINDOW_NS) : SHARED_WINDOW_NS;
+    return settled ? earlier(end - now, SETTLED_WINDOW_NS) : SHARED_WINDOW_NS;
 }
 
 /* What one launch adds to what is in flight. */
@@ -302,6 +306,17 @@ static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passa
     return ADMIT;
 }
 
+/* The slice that was open when the share was lifted ended with what had been let into it: what has
+ * run since is nobody's charge. Caller holds the lock. */
+static void end_freed_slice(struct vgpu_pace *pace, uint64_t now) {
+    uint32_t frees = vgpu_load_relaxed(&known.frees);
+    bool freed = pace->frees != frees || vgpu_load_relaxed(&pace->freed);
+    if (!freed) return;
+    pace->frees = frees;
+    vgpu_store_relaxed(&pace->freed, false);
+    if (pace->joined) vgpu_slice_leave(pace, earlier(pace->flight_end_ns, now));
+}
+
 /* What to do with a launch predicted to take `flight` ns. Caller holds the lock. */
 static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passage, uint64_t flight,
                         uint64_t now, uint64_t request, uint64_t *until) {
@@ -309,6 +324,7 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         *until = now + 20000;
         return WAIT_GPU;
     }
+    end_freed_slice(pace, now);
     vgpu_slice_note_rest(pace, request);
     if (pace->joined && pace->started) {
         bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS;
@@ -329,8 +345,8 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
 }
 
 /* Work between two marks. */
-static inline uint64_t marks_every(const struct vgpu_pace *pace) {
-    return vgpu_slice_is_bound(pace) ? VGPU_MARK_BOUND_NS : VGPU_GROUP_NS;
+static inline struct vgpu_mark_every marks_every(const struct vgpu_pace *pace) {
+    return vgpu_slice_is_bound(pace) ? VGPU_MARK_BOUND : VGPU_MARK_EVERY;
 }
 
 /* Counts a launch that is being submitted, of `flight` ns. Caller holds the lock. */
@@ -431,7 +447,7 @@ static bool drain_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgp
         pthread_mutex_unlock(&pace->lock);
         if (stalled) return false;
         if (helps) return true; /* a peer may wait for the very launch */
-        vgpu_wait_word(vgpu_pace_bell(pace), heard, look);
+        vgpu_wait_word(vgpu_pace_bell(pace), heard, look, vgpu_pace_ear(pace));
     }
     pthread_mutex_lock(&pace->lock);
     vgpu_stall_drained(pace);
@@ -488,7 +504,7 @@ static bool is_in_gang(const struct vgpu_pace *pace) { return pace->turns.count 
 
 static void enter_gang(struct vgpu_pace *pace) {
     if (vgpu_gang_enter(pace->session->region, pace->device))
-        vgpu_wake_word(vgpu_pace_bell(pace)); /* our own slice ends */
+        vgpu_wake_word(vgpu_pace_bell(pace), VGPU_ALL_EARS); /* our own slice ends */
 }
 
 /* What a thread that waits for a slice listens to. */
@@ -556,7 +572,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             /* Work that waits for the launch we hold back would never drain: let it through. */
             forced = !close_slice(pace, epoch, passage->track);
         } else if (step == WAIT_TURN) {
-            if (bell == bell_of_wait(pace)) vgpu_wait_word(bell, heard, until);
+            if (bell == bell_of_wait(pace)) vgpu_wait_word(bell, heard, until, VGPU_TURN_EAR_WAITS);
         } else {
             vgpu_wait_until(until);
             vgpu_slice_look(pace, false);
@@ -577,7 +593,10 @@ static void start_watcher(struct vgpu_pace *pace) {
 static __attribute__((noinline, cold)) void enter_slowly(struct vgpu_passage *passage, uint64_t key,
                                                          const void *function) {
     struct vgpu_pace *pace = if_limited(lane.pace);
-    if (!pace) return;
+    if (!pace) {
+        if (lane.pace) vgpu_store_relaxed(&lane.pace->freed, true);
+        return;
+    }
     passage->track = lane.track;
     if (!vgpu_load_relaxed(&pace->watched)) start_watcher(pace);
     passage->pace = pace;
@@ -642,6 +661,7 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
     sync->track = found ? found->track : NULL;
     sync->pace = pace;
     pthread_mutex_lock(&pace->lock);
+    end_freed_slice(pace, vgpu_now_ns());
     sync->submitted_ns = given ? sync->track->submitted_ns : 0;
     pthread_mutex_unlock(&pace->lock);
 }
@@ -675,6 +695,9 @@ void vgpu_pace_look(void) {
 }
 
 uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
+    pthread_mutex_lock(&pace->lock);
+    end_freed_slice(pace, vgpu_now_ns());
+    pthread_mutex_unlock(&pace->lock);
     CUstreamCaptureMode mode = vgpu_capture_relax();
     uint64_t again = vgpu_slice_tend(pace);
     vgpu_capture_restore(mode);

@@ -63,5 +63,6 @@ void vgpu_pace_forget_stream(CUstream stream);
  * when the bell rings. */
 uint64_t vgpu_pace_tend(struct vgpu_pace *pace);
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace);
+uint32_t vgpu_pace_ear(const struct vgpu_pace *pace);
 
 #endif

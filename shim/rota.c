@@ -77,7 +77,7 @@ static void watch_holder(struct vgpu_rota *rota, uint64_t now_ns) {
     bool overlaps = doubt == VGPU_TURN_ENDLESS && !dead;
     if (!vgpu_turn_rob(&rota->place, &holder, overlaps, now_ns)) return;
     publish_theft(rota, &holder);
-    vgpu_wake_word(rota->bell);
+    vgpu_wake_word(rota->bell, VGPU_ALL_EARS);
 }
 
 void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t now_ns) {
@@ -85,11 +85,16 @@ void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t now_ns) {
     if (!rota->place.board) return;
     vgpu_turn_doubt(&rota->place, now_ns, now_ns, &holder);
     if (!holder.pid || holder.seat != rota->place.seat) return;
-    if (vgpu_turn_rob(&rota->place, &holder, false, now_ns)) vgpu_wake_word(rota->bell);
+    if (vgpu_turn_rob(&rota->place, &holder, false, now_ns))
+        vgpu_wake_word(rota->bell, VGPU_ALL_EARS);
 }
 
 /* ---- having the turn ---------------------------------------------------------------------------
  */
+
+uint32_t vgpu_rota_ear(const struct vgpu_rota *rota) {
+    return rota->place.board ? vgpu_turn_ear(&rota->place) : VGPU_ALL_EARS;
+}
 
 bool vgpu_rota_take(struct vgpu_rota *rota, bool bursting, uint64_t now_ns, uint64_t *until_ns) {
     rota->epoch = 0;
@@ -99,8 +104,12 @@ bool vgpu_rota_take(struct vgpu_rota *rota, bool bursting, uint64_t now_ns, uint
     bool call;
     rota->epoch = vgpu_turn_ask(&rota->place, &claim, now_ns, until_ns, &call);
     rota->in_turn = rota->epoch != 0;
-    if (rota->in_turn) return true;
-    if (call) vgpu_wake_word(rota->bell);
+    if (rota->in_turn) {
+        /* Who waits already will not call again. */
+        if (vgpu_turn_is_wanted(&rota->place)) vgpu_wake_word(rota->bell, vgpu_rota_ear(rota));
+        return true;
+    }
+    if (call) vgpu_wake_word(rota->bell, vgpu_turn_holders_ear(&rota->place));
     else watch_holder(rota, now_ns);
     return false;
 }
@@ -144,7 +153,7 @@ void vgpu_rota_beat(const struct vgpu_rota *rota, uint64_t now_ns) {
 
 static void release(struct vgpu_rota *rota, bool drained, uint64_t now_ns) {
     if (rota->epoch && vgpu_turn_release(&rota->place, rota->epoch, drained, now_ns))
-        vgpu_wake_word(rota->bell);
+        vgpu_wake_word(rota->bell, VGPU_TURN_EAR_WAITS);
     rota->epoch = 0;
 }
 

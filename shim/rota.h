@@ -32,6 +32,9 @@ struct vgpu_gate vgpu_rota_gate(struct vgpu_rota *rota, struct vgpu_gate gate, u
  * also where no turn is needed. Robs a holder that does not answer. */
 bool vgpu_rota_take(struct vgpu_rota *rota, bool bursting, uint64_t now_ns, uint64_t *until_ns);
 
+/* At the bell (wait.h): of whoever looks after our turns. */
+uint32_t vgpu_rota_ear(const struct vgpu_rota *rota);
+
 /* Our schedule does not allow a slice now. */
 void vgpu_rota_withdraw(const struct vgpu_rota *rota);
 

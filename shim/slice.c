@@ -8,18 +8,20 @@
 #define YIELD_NS UINT64_C(250000)   /* head start for each process that was served less recently */
 #define OTHERS_NS UINT64_C(2000000) /* between two looks at a holder whose slice is over */
 #define TEND_NS UINT64_C(50000)     /* between two looks of the watcher while somebody waits */
-#define BEAT_NS UINT64_C(4000000)   /* between two signs of life while another session waits */
+#define BEAT_NS UINT64_C(16000000)  /* between two signs of life while another session waits */
 /* So long before the predicted drain the turn is given up, where predictions err by less than
  * GOOD_NS: a waiter's wake-up takes part of that, and 50 to 400 us too early does no harm. */
 #define HAND_OVER_NS UINT64_C(150000)
 #define GOOD_NS UINT64_C(100000)
-#define DRAINED_NS UINT64_C(20000) /* so long after a good prediction the slice has drained */
+#define DRAINED_NS UINT64_C(20000)    /* so long after a good prediction the slice has drained */
+#define ASLEEP_NS UINT64_C(100000000) /* … and is found so at the latest */
 #define BOUND_AHEAD_NS UINT64_C(500000)
 #define EARLY_NS UINT64_C(8000000) /* a thread that starts cold is warm by then */
 #define STRETCHES 4U               /* so many alike, and the next one's end is taken for granted */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
+#define OVERLAP_ALONE_MIN 896U /* of one stream */
 
 static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
@@ -346,18 +348,19 @@ static bool used_streams_side_by_side(const struct vgpu_pace *pace) {
 }
 
 /* Predictions take each stream to have the GPU for itself. Kernels that fill it make each other
- * wait, so a slice takes longer than planned; the ratio is learnt from each slice. Of one stream
- * there is nothing to learn: it took longer only if we were late, and waiting for it by a longer
- * prediction would make us late again. */
+ * wait, so a slice takes longer than planned; the ratio is learnt from each slice. One stream takes
+ * longer only if we were late, and waiting for it by a longer prediction would make us late again;
+ * but it may take less, for timed groups are longer by their own events. */
 static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
     if (pace->was_stuck) return; /* it took as long as a peer made it wait */
-    if (!used_streams_side_by_side(pace)) {
-        pace->overlap = OVERLAP_ONE;
-        return;
-    }
     uint64_t planned = minus(pace->planned_end_ns, pace->joined_ns);
     if (planned < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
     uint64_t measured = took_ns * pace->overlap / planned;
+    if (!used_streams_side_by_side(pace)) {
+        measured = later(earlier(measured, OVERLAP_ONE), OVERLAP_ALONE_MIN);
+        pace->overlap = (uint32_t)((3 * earlier(pace->overlap, OVERLAP_ONE) + measured) / 4);
+        return;
+    }
     /* At worst all ran one after the other: what it took beyond that, the GPU was idle; or the
      * predictions are far from right, and this is what corrects them soonest. */
     uint64_t serial = pace->slice_flight_ns * OVERLAP_ONE / planned;
@@ -549,10 +552,13 @@ static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
     return !is_launching(pace) || now_ns > pace->last_submit_ns + VGPU_GATE_PAUSE_NS * 10;
 }
 
-/* How far the predicted end lies from the measured one, falling slowly, rising at once. */
+/* How far the predicted end lies from the measured one, falling fast, rising at once. A neighbour
+ * that we have let in before takes part of the GPU from our last kernels. */
 static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t drained_ns) {
     uint64_t error = later(predicted_ns, drained_ns) - earlier(predicted_ns, drained_ns);
-    pace->drain_error_ns = later(error, (7 * pace->drain_error_ns + error) / 8);
+    bool handed_over = pace->rota.in_turn && !pace->rota.epoch;
+    if (handed_over && drained_ns > predicted_ns) error = minus(error, 3 * HAND_OVER_NS);
+    pace->drain_error_ns = later(error, (pace->drain_error_ns + error) / 2);
     if (error < GOOD_NS) return;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
         if (track->epoch == pace->slice.epoch) vgpu_track_doubt(track);
@@ -668,7 +674,7 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     if (!marked) return now_ns + 5000; /* a launch is on its way into the driver */
     /* Nobody waits, and the drain is timed by its mark: it need not be seen before the next slice
      * may open. One wake-up is then enough for both. */
-    if (once) return later(end + DRAINED_NS, earlier(after, end + BEAT_NS));
+    if (once) return later(end, earlier(after, end + ASLEEP_NS)) + DRAINED_NS;
     /* First when the slice was to end, then ever closer to the predicted end: predictions err both
      * ways, and a drain seen late is share lost. */
     if (end > now_ns + 20000) {

@@ -39,6 +39,8 @@ struct vgpu_pace {
     bool started;     /* … and have submitted into it */
     bool looked;      /* since the last submit */
     bool watched;     /* the watcher runs */
+    bool freed;       /* our device had no share meanwhile */
+    uint32_t frees;   /* … and no device had one, so often, when it last was seen */
     struct vgpu_gate_slice slice;
     uint64_t joined_ns; /* when we took it, or our part of it */
 

@@ -2,9 +2,11 @@
 
 #include "atomics.h"
 #include "slot.h"
+#include "wait.h"
 
 #define TICK_NS UINT64_C(100)
 #define TICKS (UINT64_C(1) << 36)
+#define MOMENT (UINT64_C(100000000) / TICK_NS) /* 0.1 s */
 #define EPOCHS (1U << 20)
 #define LEAST_SHARE_PPM UINT64_C(10000)
 #define LEAST_WEIGHT_PPM UINT64_C(5000)
@@ -20,8 +22,9 @@ static uint32_t holder_of(uint64_t word) { return (uint32_t)word & 0xff; } /* se
 static uint32_t epoch_of(uint64_t word) { return (uint32_t)(word >> 8) & (EPOCHS - 1); }
 static uint64_t since(uint64_t word, uint64_t now_ns) {
     uint64_t ago = (now_ns / TICK_NS - (word >> 28)) & (TICKS - 1);
-    /* A word written a moment after now_ns was taken. */
-    return ago > TICKS / 2 ? now_ns : minus(now_ns, ago * TICK_NS);
+    /* A word written a moment after now_ns was taken. No long one: the dead leave words behind,
+     * which come round every two hours. */
+    return ago > TICKS - MOMENT ? now_ns : minus(now_ns, ago * TICK_NS);
 }
 
 static uint64_t make_word(uint64_t now_ns, uint32_t epoch, uint32_t holder) {
@@ -164,18 +167,17 @@ static void note_grant(const struct vgpu_place_on_board *place, const struct vgp
 
 /* When to look again at a turn that somebody else holds, if the bell does not ring before. */
 static uint64_t next_look(const struct vgpu_place_on_board *place, uint64_t word, uint64_t now_ns) {
-    uint64_t listen = now_ns + VGPU_TURN_LISTEN_NS / 2;
+    uint64_t listen = now_ns + VGPU_TURN_LISTEN_NS;
     if (holder_of(word) > VGPU_MAX_SEATS) return listen;
     uint64_t frees = vgpu_load_relaxed(&place->board->seats[holder_of(word) - 1].frees_ns);
-    /* Who is not next has time: it will be held again. */
-    if (preferred(place)) frees += VGPU_TURN_LEAD_NS;
+    if (!frees) return now_ns + VGPU_TURN_SAID_NS;
+    /* It will be held again. */
+    if (preferred(place)) frees += VGPU_TURN_NEXT_NS;
     uint64_t left = minus(frees, now_ns);
     if (frees + VGPU_TURN_POLL_FOR_NS < now_ns) return listen;
     if (left <= VGPU_TURN_LEAD_NS) return now_ns + VGPU_TURN_POLL_NS;
-    /* Half-way first: it may become known meanwhile that it ends sooner. */
-    uint64_t far = left - VGPU_TURN_LEAD_NS;
-    uint64_t step = far > 4 * VGPU_TURN_LEAD_NS ? far - 2 * VGPU_TURN_LEAD_NS : far / 2;
-    return earlier(listen, now_ns + later(step, VGPU_TURN_POLL_NS));
+    uint64_t lead = left > 2 * VGPU_TURN_LATE_NS ? VGPU_TURN_LATE_NS : VGPU_TURN_LEAD_NS / 2;
+    return earlier(listen, frees - lead);
 }
 
 uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgpu_turn_claim *claim,
@@ -195,8 +197,10 @@ uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgp
     uint64_t until = since(word, now_ns) + VGPU_TURN_TAKE_UP_NS;
     if (before && now_ns < until) {
         wish(place, claim->bursting, now_ns, call);
-        *call = false; /* nobody holds it */
-        *until_ns = until;
+        /* Nobody holds it, unless one of them has just taken it: who takes it looks at the wishes.
+         */
+        *call = vgpu_load_seq_cst(shared) != word;
+        *until_ns = *call ? now_ns : until;
         return 0;
     }
     for (; before; before &= before - 1) clear_wish(place, (uint32_t)__builtin_ctzll(before));
@@ -208,6 +212,15 @@ uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgp
     }
     note_grant(place, claim, epoch, now_ns);
     return epoch;
+}
+
+static uint32_t ear_of(uint32_t seat) { return 2U << seat % 31; }
+
+uint32_t vgpu_turn_ear(const struct vgpu_place_on_board *place) { return ear_of(place->seat); }
+
+uint32_t vgpu_turn_holders_ear(const struct vgpu_place_on_board *place) {
+    uint32_t holder = holder_of(vgpu_load_seq_cst(&place->board->turn.turn_word));
+    return holder ? ear_of(holder - 1) : VGPU_ALL_EARS;
 }
 
 void vgpu_turn_withdraw(const struct vgpu_place_on_board *place) {

@@ -33,10 +33,14 @@
 #define VGPU_TURN_SWITCH_NS UINT64_C(300000) /* v's price of giving a turn up by draining */
 #define VGPU_TURN_TAKE_UP_NS UINT64_C(2000000)
 #define VGPU_TURN_COMPANY_NS UINT64_C(1000000000)
-#define VGPU_TURN_LISTEN_NS UINT64_C(8000000) /* waiters look after a holder that long silent */
+#define VGPU_TURN_LISTEN_NS UINT64_C(6000000) /* waiters look after a holder that long silent */
 /* A waiter is not woken in time by a bell (a CPU that sleeps deeply takes 0.3 ms), but by its own
- * timer: shortly before the turn is expected to be free it begins to look, every few µs. */
-#define VGPU_TURN_LEAD_NS UINT64_C(150000)
+ * timer: shortly before the turn is expected to be free it begins to look, every few µs. After a
+ * long sleep the timer itself is late by up to VGPU_TURN_LATE_NS, after a short one by little. */
+#define VGPU_TURN_LEAD_NS UINT64_C(40000)
+#define VGPU_TURN_LATE_NS UINT64_C(250000)
+#define VGPU_TURN_NEXT_NS UINT64_C(150000) /* who is not next looks so much later */
+#define VGPU_TURN_SAID_NS UINT64_C(500000) /* by then the holder has said when that is */
 #define VGPU_TURN_POLL_NS UINT64_C(12000)
 #define VGPU_TURN_POLL_FOR_NS UINT64_C(1000000) /* … but no longer than that beyond it */
 #define VGPU_TURN_DEAF_NS UINT64_C(64000000)
@@ -54,6 +58,13 @@ struct vgpu_turn_claim {
  * holder should know that somebody waits. */
 uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgpu_turn_claim *claim,
                        uint64_t now_ns, uint64_t *until_ns, bool *call);
+
+/* Ears at the board's bell (wait.h): of all who wait for the turn, and of whoever looks after the
+ * turn of a session: its watchers, and threads that drain. */
+#define VGPU_TURN_EAR_WAITS 1U
+uint32_t vgpu_turn_ear(const struct vgpu_place_on_board *place);
+/* Of the holder's session; all, if nobody holds the turn. */
+uint32_t vgpu_turn_holders_ear(const struct vgpu_place_on_board *place);
 
 /* Takes the wish back: the session's schedule does not allow a slice now. */
 void vgpu_turn_withdraw(const struct vgpu_place_on_board *place);

@@ -44,19 +44,19 @@ static void restore_slack(int slack) {
     if (slack > 1) prctl(PR_SET_TIMERSLACK, (unsigned long)slack);
 }
 
-void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns) {
+void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns, uint32_t ears) {
     int saved = errno, slack = lower_slack();
     struct timespec deadline = to_timespec(deadline_ns);
     /* WAIT_BITSET takes an absolute CLOCK_MONOTONIC time; not private: the word may be shared. */
-    syscall(SYS_futex, word, FUTEX_WAIT_BITSET, seen, &deadline, NULL, FUTEX_BITSET_MATCH_ANY);
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET, seen, &deadline, NULL, ears);
     restore_slack(slack);
     errno = saved;
 }
 
-void vgpu_wake_word(uint32_t *word) {
+void vgpu_wake_word(uint32_t *word, uint32_t ears) {
     int saved = errno;
     vgpu_add_seq_cst(word, 1U);
-    syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAKE_BITSET, INT_MAX, NULL, NULL, ears);
     errno = saved;
 }
 

@@ -10,12 +10,14 @@ uint64_t vgpu_now_ns(void);
  */
 uint64_t vgpu_ticks(void);
 
-/* Sleeps until deadline_ns or until *word is no longer `seen` and somebody wakes it. The word may
- * lie in shared memory. The thread's timer slack is lowered for the length of the wait only. */
-void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns);
+/* Sleeps until deadline_ns or until *word is no longer `seen` and somebody wakes one of these ears,
+ * a bit each. The word may lie in shared memory. The thread's timer slack is lowered for the length
+ * of the wait only. */
+#define VGPU_ALL_EARS UINT32_MAX
+void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns, uint32_t ears);
 
-/* Raises *word and wakes all who wait on it, in every process. */
-void vgpu_wake_word(uint32_t *word);
+/* Raises *word and wakes all who wait on it with one of these ears, in every process. */
+void vgpu_wake_word(uint32_t *word, uint32_t ears);
 
 /* Sleeps until deadline_ns. */
 void vgpu_wait_until(uint64_t deadline_ns);

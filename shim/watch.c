@@ -36,7 +36,7 @@ static void *watch(void *argument) {
         uint32_t heard = vgpu_load_acquire(bell);
         uint64_t again = vgpu_pace_tend(pace);
         if (again) vgpu_wait_until(again);
-        else vgpu_wait_word(bell, heard, look_around(pace, &looked_ns));
+        else vgpu_wait_word(bell, heard, look_around(pace, &looked_ns), vgpu_pace_ear(pace));
     }
     return NULL;
 }

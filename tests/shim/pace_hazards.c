@@ -132,7 +132,7 @@ static void want_the_slice(int unused) {
     uint64_t begin = machine_ns;
     uint32_t epoch = (uint32_t)(device->gate_word >> 1) & 32767;
     vgpu_store_seq_cst(&device->gate_wanted, epoch);
-    vgpu_wake_word(&device->gate_bell);
+    vgpu_wake_word(&device->gate_bell, VGPU_ALL_EARS);
     while (device->gate_word & 1 && machine_ns < begin + 300 * MS) spend(100 * US);
     closed_after_ns = machine_ns - begin;
 }

@@ -157,9 +157,50 @@ static void test_timed(void) {
           groups);
 }
 
+static void set_share(uint32_t share_ppm) {
+    region->header.default_share_ppm = region->devices[0].share_ppm = share_ppm;
+    region->header.limits_version++;
+}
+
+/* At 25 %, from 400 to 700 ms without a share, then at 25 % again. */
+static double lifted_percent;
+static bool waits_for_each;
+static void lifted(int stream) {
+    uint64_t begun = machine_ns, count = 0;
+    const uint64_t kernel = waits_for_each ? 3 * MS : 500 * US, from = 800 * MS, to = 1600 * MS;
+    for (uint64_t at = 0, before = 0; at < to; before = at, at = machine_ns - begun) {
+        if (before < 400 * MS && at >= 400 * MS) set_share(VGPU_WHOLE_GPU);
+        if (before < 700 * MS && at >= 700 * MS) set_share(250000);
+        if (vgpu_pace_gated()) {
+            launch(stream, kernel, 4 * US);
+        } else {
+            submit_op(handle_of(stream), KERNEL, kernel, NULL);
+            spend(4 * US);
+        }
+        count += at >= from;
+        if (waits_for_each) synchronize(stream);
+        while (streams[stream].end_ns > machine_ns + 8 * MS) spend(100 * US);
+    }
+    lifted_percent = 100.0 * (double)(count * kernel) / (double)(to - from);
+}
+
+static void test_lifted(void) {
+    for (int each = 0; each < 2; each++) {
+        waits_for_each = each;
+        begin_session(250000);
+        start(lifted, 1);
+        run_threads(machine_ns + 5000 * MS);
+        check(lifted_percent > 23 && lifted_percent < 27,
+              each ? "… nor of a program that waits for each kernel"
+                   : "a share lifted for 300 ms: what runs meanwhile is not charged",
+              lifted_percent);
+    }
+}
+
 int main(void) {
     test_calls();
     test_timed();
+    test_lifted();
     double one = share_of_threads(1, false, 250000);
     check(region->devices[0].slices > 200, "one thread that fills the GPU: slices in 2 s",
           (double)region->devices[0].slices);

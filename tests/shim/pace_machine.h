@@ -50,6 +50,7 @@ static struct thread {
     int argument;
     uint64_t wake_ns;
     const uint32_t *word; /* waits for it to change */
+    uint32_t ears;
     bool done, watcher;
     int gpu; /* of its current context */
 } * threads[THREADS];
@@ -86,15 +87,16 @@ void vgpu_wait_until(uint64_t deadline_ns) {
     sleep_until(deadline + lateness(), NULL);
 }
 
-void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns) {
+void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns, uint32_t ears) {
     if (*word != seen || deadline_ns <= machine_ns) return;
+    running->ears = ears;
     sleep_until(deadline_ns + lateness(), word);
 }
 
-void vgpu_wake_word(uint32_t *word) {
+void vgpu_wake_word(uint32_t *word, uint32_t ears) {
     ++*word;
     for (int i = 0; i < thread_count; i++) {
-        if (threads[i]->word != word) continue;
+        if (threads[i]->word != word || !(threads[i]->ears & ears)) continue;
         uint64_t wake = machine_ns + lateness();
         if (wake < threads[i]->wake_ns) threads[i]->wake_ns = wake;
     }
@@ -149,7 +151,9 @@ static void watch(int gpu) {
         uint32_t heard = *vgpu_pace_bell(pace);
         uint64_t again = vgpu_pace_tend(pace);
         if (again) vgpu_wait_until(again);
-        else vgpu_wait_word(vgpu_pace_bell(pace), heard, machine_ns + 10000 * MS);
+        else
+            vgpu_wait_word(vgpu_pace_bell(pace), heard, machine_ns + 10000 * MS,
+                           vgpu_pace_ear(pace));
     }
 }
 

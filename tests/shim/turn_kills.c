@@ -149,6 +149,24 @@ static void test_recovery(void) {
     free(world);
 }
 
+/* A word that a session of long ago has left behind, and whoever comes gets its seat. */
+static void test_left_behind(void) {
+    uint64_t worst = 0;
+    for (uint64_t age = 1; age < 10000;
+         age += age < 100 ? 7 : 97) { /* s; a word's time wraps at 6872 */
+        struct world *world = new_world(age);
+        add_tenant(world, 50, MS);
+        uint64_t ticks = (world->now - age * SECOND) / 100;
+        world->board.turn.turn_word = ticks << 28 | UINT64_C(4711) << 8 | 1;
+        while (world->board.seats[0].turns == 0 && world->now < START + SECOND)
+            run_world(world, world->now + 100 * US, NULL);
+        worst = most(worst, world->now - START);
+        free(world);
+    }
+    check(worst <= 20 * MS, "a turn left behind by the dead of hours ago: taken after ms",
+          (double)worst / 1e6, 20);
+}
+
 /* ---- real threads ------------------------------------------------------------------------------
  */
 
@@ -227,6 +245,7 @@ static void test_threads(void) {
 int main(void) {
     test_disasters();
     test_recovery();
+    test_left_behind();
     test_threads();
     return failures != 0;
 }

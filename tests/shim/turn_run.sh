@@ -136,7 +136,7 @@ for signal in KILL STOP; do cell struck $signal; done
 fresh
 session a 500000; session b 500000
 "$out/make_region" set "$out/a" throttle 2
-load a --seconds 1 >"$out/a.json" &
+load a --seconds 1.5 >"$out/a.json" & # the last to end: nobody frees its seat
 load b --seconds 1 >"$out/b.json" &
 wait
 turns=$(board | sed -n 's|.*/a share .* turns \([0-9]*\) .*|\1|p')

@@ -64,7 +64,7 @@ struct world {
     unsigned long hand_overs;
     const struct tenant *gpu_user;
     uint64_t gpu_end_ns;
-    uint64_t busy_until_ns; /* the last drain of a slice that was not robbed */
+    uint64_t busy_from_ns, busy_until_ns; /* of the slices not robbed, the last to drain */
     unsigned long overlaps, thefts, unfair_thefts;
     uint64_t seed;
     bool (*strike)(struct world *, struct tenant *); /* may kill it the moment it has its turn */
@@ -170,10 +170,15 @@ static inline void leave(struct world *world, struct tenant *tenant, uint64_t dr
     bool robbed = !tenant->handed_over && !has_turn(tenant);
     uint64_t charge = vgpu_turn_settle(&tenant->place, tenant->slice.open_ns, drained_ns, robbed);
     if (!robbed) {
-        /* Nobody else's work ran between this slice's beginning and its end. */
-        world->overlaps +=
-            tenant->slice.open_ns + HAND_OVER_NS + world->late_ns + 20 * US < world->busy_until_ns;
-        world->busy_until_ns = most(world->busy_until_ns, drained_ns);
+        /* Nobody else's work ran between this slice's beginning and its end. Who was stopped after
+         * it had handed over comes here after the next. */
+        uint64_t from = most(tenant->slice.open_ns, world->busy_from_ns);
+        world->overlaps += from + HAND_OVER_NS + world->late_ns + 20 * US <
+                           least(drained_ns, world->busy_until_ns);
+        if (drained_ns > world->busy_until_ns) {
+            world->busy_from_ns = tenant->slice.open_ns;
+            world->busy_until_ns = drained_ns;
+        }
     }
     vgpu_gate_close(tenant->gate, tenant->slice.epoch, tenant->slice.open_ns + charge);
     uint64_t end =
