@@ -557,7 +557,7 @@ static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
 static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t drained_ns) {
     uint64_t error = later(predicted_ns, drained_ns) - earlier(predicted_ns, drained_ns);
     bool handed_over = pace->rota.in_turn && !pace->rota.epoch;
-    if (handed_over && drained_ns > predicted_ns) error = minus(error, 3 * HAND_OVER_NS);
+    if (handed_over && drained_ns > predicted_ns) error = minus(error, HAND_OVER_NS);
     pace->drain_error_ns = later(error, (pace->drain_error_ns + error) / 2);
     if (error < GOOD_NS) return;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
