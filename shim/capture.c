@@ -12,6 +12,7 @@
 
 uint32_t vgpu_captures_open;
 static uint32_t recording, joining; /* threads that record an event of ours; that join a capture */
+static __thread uint32_t we_join __attribute__((tls_model("initial-exec")));
 
 void vgpu_capture_begin(void) { vgpu_add_seq_cst(&vgpu_captures_open, 1U); }
 
@@ -47,6 +48,7 @@ bool vgpu_capture_holds(CUstream stream, bool per_thread) {
 
 void vgpu_capture_join_begin(void) {
     vgpu_add_seq_cst(&joining, 1U);
+    we_join++;
     uint64_t deadline = 0;
     while (vgpu_load_seq_cst(&recording)) {
         uint64_t now = vgpu_now_ns();
@@ -56,13 +58,29 @@ void vgpu_capture_join_begin(void) {
     }
 }
 
-void vgpu_capture_join_end(void) { vgpu_sub_seq_cst(&joining, 1U); }
+void vgpu_capture_join_end(void) {
+    vgpu_sub_seq_cst(&joining, 1U);
+    we_join--;
+}
 
 bool vgpu_capture_record_begin(CUstream stream, bool per_thread) {
     vgpu_add_seq_cst(&recording, 1U);
-    if (!vgpu_load_seq_cst(&joining) && !vgpu_capture_holds(stream, per_thread)) return true;
+    bool others_join = vgpu_load_seq_cst(&joining) != we_join;
+    if (!others_join && !vgpu_capture_holds(stream, per_thread)) return true;
     vgpu_capture_record_end();
     return false;
+}
+
+bool vgpu_capture_record_await(CUstream stream, bool per_thread) {
+    uint64_t deadline = 0;
+    while (!vgpu_capture_record_begin(stream, per_thread)) {
+        if (vgpu_capture_holds(stream, per_thread)) return false;
+        uint64_t now = vgpu_now_ns();
+        if (!deadline) deadline = now + JOIN_WAIT_NS;
+        if (now > deadline) return false;
+        sched_yield();
+    }
+    return true;
 }
 
 void vgpu_capture_record_end(void) { vgpu_sub_seq_cst(&recording, 1U); }
@@ -70,6 +88,7 @@ void vgpu_capture_record_end(void) { vgpu_sub_seq_cst(&recording, 1U); }
 static void forget_in_child(void) {
     vgpu_store_relaxed(&recording, 0U);
     vgpu_store_relaxed(&joining, 0U);
+    we_join = 0;
 }
 
 __attribute__((constructor)) static void register_fork(void) {

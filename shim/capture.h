@@ -30,6 +30,10 @@ void vgpu_capture_join_end(void);
 
 /* Around the recording of an event of ours. False: not now, a stream is joining a capture. */
 bool vgpu_capture_record_begin(CUstream stream, bool per_thread);
+
+/* The same, where the event must not be left out: false only if this stream captures, or others
+ * join captures for 10 ms on end. */
+bool vgpu_capture_record_await(CUstream stream, bool per_thread);
 void vgpu_capture_record_end(void);
 
 /* Ends the stream's capture by calling end(stream, graph). */

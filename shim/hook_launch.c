@@ -183,14 +183,19 @@ static CUresult part_enter(struct vgpu_passage *passage, const CUDA_LAUNCH_PARAM
 VGPU_EXPORT CUresult cuLaunchCooperativeKernelMultiDevice(CUDA_LAUNCH_PARAMS *list, unsigned count,
                                                           unsigned flags) {
     struct vgpu_passage passages[VGPU_MAX_DEVICES];
+    struct vgpu_order orders[VGPU_MAX_DEVICES];
     CUresult result = CUDA_SUCCESS;
     unsigned entered = 0, most = list && count <= VGPU_MAX_DEVICES ? count : 0;
     while (result == CUDA_SUCCESS && entered < most && (uintptr_t)list[entered].hStream > 2) {
         result = part_enter(&passages[entered], &list[entered]);
+        vgpu_order_begin(&orders[entered], list[entered].hStream, false, VGPU_ORDER_WORK);
         entered++;
     }
     if (result == CUDA_SUCCESS)
         result = REAL(cuLaunchCooperativeKernelMultiDevice)(list, count, flags);
-    while (entered) vgpu_pace_leave(&passages[--entered]);
+    while (entered) {
+        vgpu_order_end(&orders[--entered]);
+        vgpu_pace_leave(&passages[entered]);
+    }
     return result;
 }

@@ -190,12 +190,13 @@ VGPU_EXPORT CUresult cuStreamCopyAttributes_ptsz(CUstream to, CUstream from) {
 }
 
 /* A blocking stream is one for the program, though the driver knows better. */
-#define GET_FLAGS(symbol)                                                                          \
+#define GET_FLAGS(symbol, per_thread)                                                              \
     VGPU_EXPORT CUresult symbol(CUstream stream, unsigned int *flags) {                            \
-        CUresult rc = REAL(symbol)(stream, flags);                                                 \
+        CUresult rc = vgpu_partition_any() ? swap(&stream, per_thread) : CUDA_SUCCESS;             \
+        if (rc == CUDA_SUCCESS) rc = REAL(symbol)(stream, flags);                                  \
         if (rc == CUDA_SUCCESS && vgpu_order_is_blocking(stream))                                  \
             *flags &= ~(unsigned int)CU_STREAM_NON_BLOCKING;                                       \
         return rc;                                                                                 \
     }
-GET_FLAGS(cuStreamGetFlags)
-GET_FLAGS(cuStreamGetFlags_ptsz)
+GET_FLAGS(cuStreamGetFlags, false)
+GET_FLAGS(cuStreamGetFlags_ptsz, true)

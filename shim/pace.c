@@ -36,8 +36,8 @@ static struct {
     uint32_t open_version, limited_version;
     /* Raised whenever a context or a stream ends: the handle may come back as another's. */
     uint32_t handles_ended;
-    uint32_t
-        frees; /* raised whenever a share has been lifted: launches have gone by the gate since */
+    uint32_t frees; /* raised when shares have been lifted, and when they come back: launches have
+                       gone by the gate */
 } known __attribute__((aligned(64))) = {&no_session, 1, 1, 0, 0};
 
 /* By device: another session has a seat there. Then we take turns, with or without a share. */
@@ -81,7 +81,10 @@ static bool find_out(void) {
     uint32_t seen = vgpu_load_acquire(&region->header.limits_version);
     bool limited = look_around(region);
     for (; session; session = session->outer) limited |= has_share(session->region);
-    if (!limited) vgpu_add_relaxed(&known.frees, 1U);
+    /* On both sides: a thread that still waited may have opened a slice after it was lifted. */
+    bool was_open = (int32_t)(vgpu_load_relaxed(&known.open_version) -
+                              vgpu_load_relaxed(&known.limited_version)) > 0;
+    if (!limited || was_open) vgpu_add_relaxed(&known.frees, 1U);
     vgpu_store_release(limited ? &known.limited_version : &known.open_version, seen);
     vgpu_store_release(limited ? &known.open_version : &known.limited_version, seen - 1);
     vgpu_store_release(&known.version, &region->header.limits_version);
@@ -281,8 +284,10 @@ static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passa
     }
     uint64_t start = later(now, passage->track->flight_end_ns);
     uint64_t end = vgpu_slice_end_ns(pace, now);
-    /* What a kernel already runs over, others beside it may use as well. */
-    bool beside = pace->overrun_ns && start + flight - flight / 8 <= pace->overrun_ns;
+    /* What a kernel already runs over, others beside it may use as well; it may end sooner than was
+     * thought when it was let in. */
+    uint64_t over = earlier(pace->overrun_ns, pace->flight_end_ns);
+    bool beside = pace->overrun_ns && start + flight - flight / 8 <= over;
     if (pace->started && (!holds || (start + flight / 2 > end && !beside))) {
         if (!holds || !fills_late(pace, now, earlier(end, pace->flight_end_ns), until))
             return CLOSE;

@@ -358,7 +358,8 @@ static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
     uint64_t measured = took_ns * pace->overlap / planned;
     if (!used_streams_side_by_side(pace)) {
         measured = later(earlier(measured, OVERLAP_ONE), OVERLAP_ALONE_MIN);
-        pace->overlap = (uint32_t)((3 * earlier(pace->overlap, OVERLAP_ONE) + measured) / 4);
+        uint64_t before = later(earlier(pace->overlap, OVERLAP_ONE), OVERLAP_ALONE_MIN);
+        pace->overlap = (uint32_t)((3 * before + measured) / 4);
         return;
     }
     /* At worst all ran one after the other: what it took beyond that, the GPU was idle; or the
@@ -511,6 +512,9 @@ void vgpu_slice_rest(struct vgpu_pace *pace, uint64_t drained_ns) {
     if (!wanted) return;
     pace->gave_up = true;
     vgpu_slice_leave(pace, drained_ns);
+    /* Who drains it sleeps for longer. */
+    if (vgpu_load_acquire(&pace->closing))
+        vgpu_wake_word(pace->rota.bell, vgpu_rota_ear(&pace->rota));
 }
 
 /* Puts the last, timed mark behind everything in flight. */
@@ -558,7 +562,7 @@ static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t 
     uint64_t error = later(predicted_ns, drained_ns) - earlier(predicted_ns, drained_ns);
     bool handed_over = pace->rota.in_turn && !pace->rota.epoch;
     if (handed_over && drained_ns > predicted_ns) error = minus(error, HAND_OVER_NS);
-    pace->drain_error_ns = later(error, (pace->drain_error_ns + error) / 2);
+    pace->drain_error_ns = later(later(error, (pace->drain_error_ns + error) / 2), 1);
     if (error < GOOD_NS) return;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
         if (track->epoch == pace->slice.epoch) vgpu_track_doubt(track);

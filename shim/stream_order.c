@@ -7,10 +7,10 @@
 #include "interpose.h"
 #include "partition.h"
 
-/* A context with blocking streams, and its legacy one. */
+/* A context that had blocking streams, and its legacy one. Never freed. */
 struct legacy {
     struct legacy *next;
-    CUcontext context;
+    CUcontext context; /* NULL: it has ended */
     CUevent tail;
     uint64_t given, recorded; /* work so far; the tail is behind so much of it */
 };
@@ -20,29 +20,23 @@ struct blocking {
     struct legacy *legacy;
     CUstream stream; /* NULL: destroyed, its tail is recorded */
     CUevent tail;
-    uint64_t waits_for; /* so much of the legacy stream's work */
-    bool worked;        /* and the legacy stream has not been told */
+    uint64_t given, told; /* work so far; of so much the legacy stream knows */
+    uint64_t waits_for;   /* so much of the legacy stream's work */
+    uint32_t users;       /* threads that are making calls for it */
+    bool gone;            /* its context has ended */
 };
 
 static struct legacy *legacies;
 static struct blocking *blockings;
 uint32_t vgpu_blocking_streams;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held for moments, not in driver calls */
 /* Our own calls pass the fronts again. */
 static __thread bool ours __attribute__((tls_model("initial-exec")));
 
-static void begin_ours(void) {
-    pthread_mutex_lock(&lock);
-    ours = true;
-}
-
-static void end_ours(void) {
-    ours = false;
-    pthread_mutex_unlock(&lock);
-}
+static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static struct blocking *find(CUstream stream) {
-    struct blocking *found = blockings;
+    struct blocking *found = stream ? blockings : NULL;
     while (found && found->stream != stream) found = found->next;
     return found;
 }
@@ -56,15 +50,18 @@ static CUevent make_event(CUcontext context) {
     return event;
 }
 
-/* False while that is not possible: the stream captures, or one joins a capture. */
 static bool record(CUevent tail, CUcontext context, CUstream stream) {
     CUcontext popped;
-    if (!vgpu_capture_record_begin(stream, false)) return false;
-    bool done = REAL(cuCtxPushCurrent_v2)(context) == CUDA_SUCCESS;
-    if (done) {
-        done = CALL(cuEventRecord)(tail, stream) == CUDA_SUCCESS;
-        CALL(cuCtxPopCurrent_v2)(&popped);
-    }
+    if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return false;
+    bool done = CALL(cuEventRecord)(tail, stream) == CUDA_SUCCESS;
+    CALL(cuCtxPopCurrent_v2)(&popped);
+    return done;
+}
+
+/* Behind the blocking stream's work. False while it captures. */
+static bool record_blocking(const struct blocking *blocking, CUstream stream) {
+    if (!vgpu_capture_record_await(stream, false)) return false;
+    bool done = record(blocking->tail, blocking->legacy->context, stream);
     vgpu_capture_record_end();
     return done;
 }
@@ -75,22 +72,30 @@ static struct legacy *legacy_of(CUcontext context) {
     return found;
 }
 
-/* The same, made on first sight. */
+/* The same, made on first sight. What it was given while there was no blocking stream is not known:
+ * counted as one. */
 static struct legacy *meet_legacy(CUcontext context) {
     struct legacy *legacy = legacy_of(context);
-    if (legacy || !(legacy = malloc(sizeof *legacy))) return legacy;
-    /* What it was given before is not known: counted as one. */
-    *legacy = (struct legacy){legacies, context, make_event(context), 1, 0};
-    if (legacy->tail) return legacies = legacy;
-    free(legacy);
-    return NULL;
+    if (!legacy) legacy = legacy_of(NULL);
+    if (legacy && legacy->context) {
+        legacy->given++;
+        return legacy;
+    }
+    CUevent tail = make_event(context);
+    bool fresh = tail && !legacy;
+    if (fresh) legacy = malloc(sizeof *legacy);
+    if (!tail || !legacy) return NULL;
+    *legacy = (struct legacy){fresh ? legacies : legacy->next, context, tail, 1, 0};
+    if (fresh) legacies = legacy;
+    return legacy;
 }
 
 static struct blocking *make(CUcontext context, CUstream stream) {
     struct legacy *legacy = meet_legacy(context);
     struct blocking *blocking = legacy ? malloc(sizeof *blocking) : NULL;
     if (!blocking) return NULL;
-    *blocking = (struct blocking){blockings, legacy, stream, make_event(context), 0, false};
+    *blocking = (struct blocking){
+        .next = blockings, .legacy = legacy, .stream = stream, .tail = make_event(context)};
     if (blocking->tail) return blocking;
     free(blocking);
     return NULL;
@@ -102,73 +107,120 @@ void vgpu_order_enter(CUstream stream, unsigned int flags) {
         CALL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS ||
         !vgpu_partition_is_inside(context))
         return;
-    begin_ours();
+    ours = true;
+    pthread_mutex_lock(&lock);
     struct blocking *blocking = make(context, stream);
     if (blocking) {
         blockings = blocking;
         vgpu_add_relaxed(&vgpu_blocking_streams, 1U);
     }
-    end_ours();
+    pthread_mutex_unlock(&lock);
+    ours = false;
 }
 
-static void drop(struct blocking **at) {
-    struct blocking *blocking = *at;
-    *at = blocking->next;
-    CALL(cuEventDestroy_v2)(blocking->tail); /* once nobody waits for it */
-    free(blocking);
-    vgpu_sub_relaxed(&vgpu_blocking_streams, 1U);
+/* Nobody has to wait for its work any more: the legacy stream has been told, or it is done. */
+static bool is_over(const struct blocking *blocking) {
+    if (blocking->gone || blocking->told == blocking->given) return true;
+    return CALL(cuEventQuery)(blocking->tail) != CUDA_ERROR_NOT_READY;
 }
 
-/* What had work and has been told of is dropped with its stream. */
+/* What is destroyed and over is dropped. */
 static void drop_ended(void) {
+    CUstreamCaptureMode mode = vgpu_capture_relax();
     for (struct blocking **at = &blockings; *at;) {
-        if (!(*at)->stream && !(*at)->worked) drop(at);
-        else at = &(*at)->next;
+        struct blocking *one = *at;
+        if (one->stream || one->users || !is_over(one)) {
+            at = &one->next;
+            continue;
+        }
+        *at = one->next;
+        CALL(cuEventDestroy_v2)(one->tail); /* once nobody waits for it */
+        free(one);
+        vgpu_sub_relaxed(&vgpu_blocking_streams, 1U);
     }
+    vgpu_capture_restore(mode);
+}
+
+/* Its caller makes driver calls for it, without the lock. */
+static struct blocking *use(struct blocking *blocking) {
+    if (blocking) blocking->users++;
+    pthread_mutex_unlock(&lock);
+    ours = true;
+    return blocking;
+}
+
+static void end_use(struct blocking *blocking) {
+    ours = false;
+    pthread_mutex_lock(&lock);
+    if (blocking) blocking->users--;
 }
 
 void vgpu_order_leave(CUstream stream) {
     if (!vgpu_load_relaxed(&vgpu_blocking_streams)) return;
-    begin_ours();
+    pthread_mutex_lock(&lock);
     struct blocking *blocking = find(stream);
-    if (blocking) {
-        if (blocking->worked && !record(blocking->tail, blocking->legacy->context, stream))
-            blocking->worked = false;
-        blocking->stream = NULL;
-        drop_ended();
+    if (blocking && blocking->told != blocking->given) {
+        use(blocking);
+        bool recorded = record_blocking(blocking, stream);
+        end_use(blocking);
+        if (!recorded) blocking->told = blocking->given;
     }
-    end_ours();
+    if (blocking) blocking->stream = NULL;
+    ours = true;
+    drop_ended();
+    ours = false;
+    pthread_mutex_unlock(&lock);
 }
 
 bool vgpu_order_is_blocking(CUstream stream) {
     if (!vgpu_load_relaxed(&vgpu_blocking_streams)) return false;
     pthread_mutex_lock(&lock);
-    bool found = stream && find(stream);
+    bool found = find(stream);
     pthread_mutex_unlock(&lock);
     return found;
 }
 
-/* The legacy stream, by the name that the program uses, waits for the blocking ones. */
-static void join(CUcontext context, CUstream name) {
-    for (struct blocking *one = blockings; one; one = one->next) {
-        if (!one->worked || one->legacy->context != context) continue;
-        if (one->stream && !record(one->tail, context, one->stream)) continue;
-        one->worked = false;
-        CALL(cuStreamWaitEvent)(name, one->tail, 0);
-    }
-    drop_ended();
+/* A stream whose work the context's legacy stream does not know of. Those that could not be asked
+ * (they capture) are passed over: `after` is the last one. */
+static struct blocking *next_untold(CUcontext context, const struct blocking *after) {
+    struct blocking *one = after ? after->next : blockings;
+    while (one && (one->told == one->given || one->legacy->context != context)) one = one->next;
+    return one;
 }
 
-/* The blocking stream waits for the legacy one. */
+/* The legacy stream, by the name that the program uses, waits for the blocking ones. Another thread
+ * may be having it wait for the same: then it does so twice. Caller holds the lock. */
+static void join(CUcontext context, CUstream name) {
+    struct blocking *one = NULL;
+    while ((one = next_untold(context, one))) {
+        uint64_t given = one->given;
+        CUstream stream = one->stream;
+        use(one);
+        bool recorded = !stream || record_blocking(one, stream);
+        if (recorded) CALL(cuStreamWaitEvent)(name, one->tail, 0);
+        end_use(one);
+        if (recorded) one->told = later(one->told, given);
+    }
+    ours = true;
+    drop_ended();
+    ours = false;
+}
+
+/* The blocking stream waits for the legacy one. Caller holds the lock. */
 static void follow(struct blocking *blocking) {
     struct legacy *legacy = blocking->legacy;
-    if (blocking->waits_for == legacy->given || vgpu_capture_holds(blocking->stream, false)) return;
-    if (legacy->recorded != legacy->given) {
-        if (!record(legacy->tail, legacy->context, NULL)) return;
-        legacy->recorded = legacy->given;
-    }
-    CALL(cuStreamWaitEvent)(blocking->stream, legacy->tail, 0);
-    blocking->waits_for = legacy->given;
+    CUstream stream = blocking->stream;
+    uint64_t given = legacy->given;
+    if (blocking->waits_for == given) return;
+    bool records = legacy->recorded != given;
+    use(blocking);
+    bool can = !vgpu_capture_holds(stream, false);
+    if (can && records) can = record(legacy->tail, legacy->context, NULL);
+    if (can) CALL(cuStreamWaitEvent)(stream, legacy->tail, 0);
+    end_use(blocking);
+    if (!can) return;
+    if (records) legacy->recorded = later(legacy->recorded, given);
+    blocking->waits_for = later(blocking->waits_for, given);
 }
 
 void vgpu_order_begin_now(struct vgpu_order *order, CUstream stream, bool legacy,
@@ -176,45 +228,43 @@ void vgpu_order_begin_now(struct vgpu_order *order, CUstream stream, bool legacy
     CUcontext context = NULL;
     if (ours || (!legacy && kind != VGPU_ORDER_WORK)) return;
     if (legacy && REAL(cuCtxGetCurrent)(&context) != CUDA_SUCCESS) return;
-    begin_ours();
-    if (legacy) {
-        context = vgpu_partition_inside(context);
-        join(context, stream);
-        if (kind == VGPU_ORDER_WORK)
-            *order = (struct vgpu_order){VGPU_ORDER_LEGACY, stream, context};
-    } else {
-        struct blocking *blocking = find(stream);
-        if (blocking) follow(blocking);
-        if (blocking) *order = (struct vgpu_order){VGPU_ORDER_BLOCKING, stream, NULL};
-    }
-    end_ours();
+    context = vgpu_partition_inside(context);
+    pthread_mutex_lock(&lock);
+    struct blocking *blocking = legacy ? NULL : find(stream);
+    if (legacy) join(context, stream);
+    if (blocking) follow(blocking);
+    pthread_mutex_unlock(&lock);
+    if (legacy && kind == VGPU_ORDER_WORK)
+        *order = (struct vgpu_order){VGPU_ORDER_LEGACY, stream, context};
+    if (blocking) *order = (struct vgpu_order){VGPU_ORDER_BLOCKING, stream, NULL};
 }
 
 void vgpu_order_end_now(const struct vgpu_order *order) {
     pthread_mutex_lock(&lock);
     bool is_legacy = order->of == VGPU_ORDER_LEGACY;
-    struct legacy *legacy = is_legacy ? legacy_of(order->context) : NULL;
+    struct legacy *legacy = is_legacy && order->context ? legacy_of(order->context) : NULL;
     struct blocking *blocking = is_legacy ? NULL : find(order->stream);
     if (legacy) legacy->given++;
-    if (blocking) blocking->worked = true;
+    if (blocking) blocking->given++;
     pthread_mutex_unlock(&lock);
 }
 
 void vgpu_order_forget_context(CUcontext context) {
-    begin_ours();
-    for (struct blocking **at = &blockings; *at;) {
-        if ((*at)->legacy->context == context) drop(at);
-        else at = &(*at)->next;
+    ours = true;
+    pthread_mutex_lock(&lock);
+    struct legacy *legacy = legacy_of(context);
+    for (struct blocking *one = blockings; one && legacy; one = one->next) {
+        if (one->legacy != legacy) continue;
+        one->stream = NULL;
+        one->gone = true;
     }
-    for (struct legacy **at = &legacies; *at; at = &(*at)->next) {
-        struct legacy *legacy = *at;
-        if (legacy->context != context) continue;
-        *at = legacy->next;
+    drop_ended();
+    if (legacy) {
         CALL(cuEventDestroy_v2)(legacy->tail);
-        free(legacy);
-        break;
+        legacy->context = NULL;
     }
-    end_ours();
+    pthread_mutex_unlock(&lock);
+    ours = false;
 }
 
 void vgpu_order_forget(void) {

@@ -6,7 +6,7 @@
  * whatever goes to a blocking stream waits for the legacy one, if that has had any.
  *
  * A stream counts as having work once the call that gave it has returned: whoever is told of that
- * finds it counted. Driver calls are made under the lock here: they submit and do not wait. */
+ * finds it counted. No driver call that may wait for the GPU is made under the lock here. */
 #ifndef VGPU_STREAM_ORDER_H
 #define VGPU_STREAM_ORDER_H
 

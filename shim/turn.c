@@ -6,7 +6,7 @@
 
 #define TICK_NS UINT64_C(100)
 #define TICKS (UINT64_C(1) << 36)
-#define MOMENT (UINT64_C(100000000) / TICK_NS) /* 0.1 s */
+#define MOMENT (UINT64_C(5000000000) / TICK_NS)
 #define EPOCHS (1U << 20)
 #define LEAST_SHARE_PPM UINT64_C(10000)
 #define LEAST_WEIGHT_PPM UINT64_C(5000)
@@ -22,8 +22,8 @@ static uint32_t holder_of(uint64_t word) { return (uint32_t)word & 0xff; } /* se
 static uint32_t epoch_of(uint64_t word) { return (uint32_t)(word >> 8) & (EPOCHS - 1); }
 static uint64_t since(uint64_t word, uint64_t now_ns) {
     uint64_t ago = (now_ns / TICK_NS - (word >> 28)) & (TICKS - 1);
-    /* A word written a moment after now_ns was taken. No long one: the dead leave words behind,
-     * which come round every two hours. */
+    /* A word written a moment after now_ns was taken, by a thread that was stopped between. No long
+     * one: the dead leave words behind, which come round every two hours. */
     return ago > TICKS - MOMENT ? now_ns : minus(now_ns, ago * TICK_NS);
 }
 

@@ -166,17 +166,23 @@ async function prepare(
     return { content: resolveContent({ ...plan, limits: UNLIMITED }, [], new Map()), changes };
 
   const costs = hasMemoryLimit(plan) ? await learnCosts(shim, simulation) : new Map();
-  const cards = needsCards(plan) ? nvml.open()?.cards : [];
-  if (cards === undefined) {
+  const { CUDA_VISIBLE_DEVICES: chosen } = plan.env;
+  const listed = needsCards(plan) || chosen !== undefined ? nvml.open()?.cards : [];
+  if (listed === undefined && needsCards(plan)) {
     throw new VgpuError(
       "NVML is needed for --gpu, single GPUs and percentages, and it does not start",
       { hint: "does nvidia-smi work?" },
     );
   }
-  if (plan.gpu !== null) outer?.checkCards(plan.gpu, cards, process.env["CUDA_VISIBLE_DEVICES"]);
-  const named = plan.gpu === null ? null : visibleDevices(plan.gpu, cards);
-  if (named !== null) changes.set!["CUDA_VISIBLE_DEVICES"] = named;
-  const wanted = named === null ? [] : findVisible(named, cards);
+  const cards = listed ?? [];
+  if (plan.gpu !== null) {
+    outer?.checkCards(plan.gpu, cards, process.env["CUDA_VISIBLE_DEVICES"]);
+    changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
+  }
+  // What a profile chooses others cannot see in our own environment, so it is written down.
+  const named = plan.gpu === null ? chosen : changes.set!["CUDA_VISIBLE_DEVICES"];
+  const isClear = plan.gpu !== null || new Set(cards.map(({ name }) => name)).size === 1;
+  const wanted = named !== undefined && isClear ? findVisible(named, cards) : [];
   return { content: resolveContent(plan, cards, costs, wanted), changes };
 }
 

@@ -43,7 +43,10 @@ export function readHolders(directory: string, boardDirectory: string): Map<stri
     const share = head.view.getUint32(layout.header.default_share_ppm, true);
     if (head.devices.length === 0 && share < layout.WHOLE_GPU) {
       const { session, pid } = head;
-      const visible = readVariable(pid, "CUDA_VISIBLE_DEVICES");
+      // Its numbers mean our cards if it counts them as we do.
+      const order = readVariable(pid, "CUDA_DEVICE_ORDER");
+      const isOurs = order === process.env["CUDA_DEVICE_ORDER"];
+      const visible = isOurs ? readVariable(pid, "CUDA_VISIBLE_DEVICES") : undefined;
       const holder = { session, pid, groups: 0n, sms: 0, visible };
       holders.set(ANY, [...(holders.get(ANY) ?? []), holder]);
     }

@@ -197,10 +197,55 @@ static void test_lifted(void) {
     }
 }
 
+/* Two threads: while the one launches by the gate already, the other has been let into a slice that
+ * it waited for. */
+static uint64_t lift_begun, lift_at, longest_hold;
+static bool is_lifted, is_back;
+static void lifted_together(int stream) {
+    for (uint64_t at = 0; at < 1600 * MS; at = machine_ns - lift_begun) {
+        if (at >= lift_at && !is_lifted) {
+            is_lifted = true;
+            set_share(VGPU_WHOLE_GPU);
+        }
+        if (at >= 1000 * MS && !is_back) {
+            is_back = true;
+            set_share(250000);
+        }
+        uint64_t before = machine_ns;
+        if (vgpu_pace_gated()) {
+            launch(stream, 50 * US, 4 * US);
+        } else {
+            submit_op(handle_of(stream), KERNEL, 50 * US, NULL);
+            spend(4 * US);
+        }
+        if (machine_ns - before > longest_hold) longest_hold = machine_ns - before;
+        while (streams[stream].tail - streams[stream].head > 8 ||
+               streams[stream].end_ns > machine_ns + 4 * MS)
+            spend(100 * US);
+    }
+}
+
+static void test_lifted_together(void) {
+    one_at_a_time = true;
+    for (uint64_t us = 400000; us < 404000; us += 500) {
+        begin_session(250000);
+        lift_begun = machine_ns;
+        lift_at = us * US;
+        is_lifted = is_back = false;
+        start(lifted_together, 1);
+        start(lifted_together, 2);
+        run_threads(machine_ns + 5000 * MS);
+    }
+    one_at_a_time = false;
+    check(longest_hold < 100 * MS, "the same with two threads: longest launch, ms",
+          (double)longest_hold / (double)MS);
+}
+
 int main(void) {
     test_calls();
     test_timed();
     test_lifted();
+    test_lifted_together();
     double one = share_of_threads(1, false, 250000);
     check(region->devices[0].slices > 200, "one thread that fills the GPU: slices in 2 s",
           (double)region->devices[0].slices);

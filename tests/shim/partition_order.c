@@ -107,6 +107,28 @@ static void blocking_waits(void) {
     MUST(cuStreamDestroy_v2(late));
 }
 
+/* What the legacy stream gets while there is no blocking stream is not counted. */
+static void comes_and_goes(void) {
+    CUstream first, second;
+    MUST(cuCtxSynchronize());
+    MUST(cuStreamDestroy_v2(blocking));
+    MUST(cuStreamDestroy_v2(other));
+    MUST(cuStreamSynchronize(NULL));
+    MUST(cuStreamCreate(&first, CU_STREAM_DEFAULT));
+    fill(NULL);
+    fill(first);
+    MUST(cuStreamSynchronize(NULL));
+    MUST(cuStreamDestroy_v2(first));
+    work_in(NULL);
+    MUST(cuStreamCreate(&second, CU_STREAM_DEFAULT));
+    fill(second);
+    MUST(cuStreamSynchronize(second));
+    check(!runs(), "a blocking stream after a time without any waits for the legacy one", 0, 1);
+    MUST(cuStreamDestroy_v2(second));
+    MUST(cuStreamCreate(&blocking, CU_STREAM_DEFAULT));
+    MUST(cuStreamCreate(&other, CU_STREAM_DEFAULT));
+}
+
 static CUgraphExec graph_of_fill(void) {
     CUgraph graph;
     CUgraphExec exec;
@@ -177,6 +199,21 @@ static void *copies(void *unused) {
     return NULL;
 }
 
+static void *captures_on(void *unused) {
+    CUstream own;
+    CUgraph graph;
+    (void)unused;
+    MUST(cuCtxSetCurrent(context));
+    MUST(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
+    while (!vgpu_load_acquire(&over)) {
+        MUST(cuStreamBeginCapture_v2(own, CU_STREAM_CAPTURE_MODE_RELAXED));
+        MUST(cuStreamEndCapture(own, &graph));
+        MUST(cuGraphDestroy(graph));
+    }
+    MUST(cuStreamDestroy_v2(own));
+    return NULL;
+}
+
 static void threads(void) {
     pthread_t copier;
     uint64_t missed = 0;
@@ -189,6 +226,21 @@ static void threads(void) {
     vgpu_store_release(&over, true);
     pthread_join(copier, NULL);
     equal(missed, 0, "a copy waits also where another thread's has just begun to");
+    vgpu_store_release(&over, false);
+    if (pthread_create(&copier, NULL, captures_on, NULL)) abort();
+    for (int i = 0; i < ROUNDS; i++) {
+        work_in(i % 2 ? blocking : NULL);
+        if (i % 2) {
+            copy();
+        } else {
+            fill(blocking);
+            MUST(cuStreamSynchronize(blocking));
+        }
+        missed += runs();
+    }
+    vgpu_store_release(&over, true);
+    pthread_join(copier, NULL);
+    equal(missed, 0, "and beside a thread that captures again and again");
 }
 
 int main(void) {
@@ -211,6 +263,7 @@ int main(void) {
     if (pthread_create(&finisher, NULL, finish_soon, NULL)) abort();
     legacy_waits();
     blocking_waits();
+    comes_and_goes();
     graphs();
     captures();
     ended();
