@@ -284,10 +284,8 @@ static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passa
     }
     uint64_t start = later(now, passage->track->flight_end_ns);
     uint64_t end = vgpu_slice_end_ns(pace, now);
-    /* What a kernel already runs over, others beside it may use as well; it may end sooner than was
-     * thought when it was let in. */
-    uint64_t over = earlier(pace->overrun_ns, pace->flight_end_ns);
-    bool beside = pace->overrun_ns && start + flight - flight / 8 <= over;
+    /* What a kernel already runs over, others beside it may use as well. */
+    bool beside = pace->overrun_ns && start + flight - flight / 8 <= pace->overrun_ns;
     if (pace->started && (!holds || (start + flight / 2 > end && !beside))) {
         if (!holds || !fills_late(pace, now, earlier(end, pace->flight_end_ns), until))
             return CLOSE;
@@ -320,6 +318,13 @@ static void end_freed_slice(struct vgpu_pace *pace, uint64_t now) {
     pace->frees = frees;
     vgpu_store_relaxed(&pace->freed, false);
     if (pace->joined) vgpu_slice_leave(pace, earlier(pace->flight_end_ns, now));
+    /* Nor does what was let into it lie ahead any more. */
+    pace->flight_end_ns = earlier(pace->flight_end_ns, now);
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
+        track->flight_end_ns = earlier(track->flight_end_ns, now);
+        track->done_ns = track->submitted_ns;
+        track->unmarked_ns = track->unmarked_launches = 0;
+    }
 }
 
 /* What to do with a launch predicted to take `flight` ns. Caller holds the lock. */
