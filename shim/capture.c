@@ -46,15 +46,21 @@ bool vgpu_capture_holds(CUstream stream, bool per_thread) {
     return vgpu_capture_is_open() && captures(stream, per_thread);
 }
 
+/* Lets other threads go on. False once that has been tried for JOIN_WAIT_NS; *deadline begins as 0.
+ */
+static bool yield_until(uint64_t *deadline) {
+    uint64_t now = vgpu_now_ns();
+    if (!*deadline) *deadline = now + JOIN_WAIT_NS;
+    if (now > *deadline) return false;
+    sched_yield();
+    return true;
+}
+
 void vgpu_capture_join_begin(void) {
     vgpu_add_seq_cst(&joining, 1U);
     we_join++;
     uint64_t deadline = 0;
-    while (vgpu_load_seq_cst(&recording)) {
-        uint64_t now = vgpu_now_ns();
-        if (!deadline) deadline = now + JOIN_WAIT_NS;
-        if (now > deadline) return;
-        sched_yield();
+    while (vgpu_load_seq_cst(&recording) && yield_until(&deadline)) {
     }
 }
 
@@ -74,11 +80,7 @@ bool vgpu_capture_record_begin(CUstream stream, bool per_thread) {
 bool vgpu_capture_record_await(CUstream stream, bool per_thread) {
     uint64_t deadline = 0;
     while (!vgpu_capture_record_begin(stream, per_thread)) {
-        if (vgpu_capture_holds(stream, per_thread)) return false;
-        uint64_t now = vgpu_now_ns();
-        if (!deadline) deadline = now + JOIN_WAIT_NS;
-        if (now > deadline) return false;
-        sched_yield();
+        if (vgpu_capture_holds(stream, per_thread) || !yield_until(&deadline)) return false;
     }
     return true;
 }

@@ -9,7 +9,6 @@
 #include "device.h"
 #include "exports.h"
 #include "graph_ends.h"
-#include "stream_order.h"
 #include "graph_memory.h"
 #include "handles.h"
 #include "interpose.h"
@@ -19,6 +18,7 @@
 #include "pace.h"
 #include "partition.h"
 #include "seat.h"
+#include "stream_order.h"
 
 #define ORDINALS 64
 

@@ -30,11 +30,7 @@ static CUevent find(CUcontext context, CUstream stream) {
 
 /* Another thread may enter the same stream at the same time: then both are waited for. */
 static CUevent enter(CUcontext context, CUstream stream) {
-    CUcontext popped;
-    CUevent event = NULL, dropped = NULL;
-    if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return NULL;
-    if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) event = NULL;
-    CALL(cuCtxPopCurrent_v2)(&popped);
+    CUevent event = vgpu_partition_event(context), dropped = NULL;
     if (!event) return NULL;
     pthread_mutex_lock(&lock);
     bool full = used == ENDS;
@@ -46,18 +42,13 @@ static CUevent enter(CUcontext context, CUstream stream) {
     return event;
 }
 
-/* The stream's context, and the stream as the driver knows it. False outside a partition, or in
- * capture. */
-static bool find_inside(CUstream *stream, bool per_thread, CUcontext *context) {
-    if (!vgpu_partition_any() || vgpu_capture_holds(*stream, per_thread)) return false;
-    if (vgpu_thread_stream_is(*stream, per_thread) && vgpu_thread_stream_swap(stream)) return false;
-    return REAL(cuStreamGetCtx)(*stream, context) == CUDA_SUCCESS &&
-           vgpu_partition_is_inside(*context);
-}
-
 void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
     CUcontext context;
-    if (!find_inside(&stream, per_thread, &context)) return;
+    if (!vgpu_partition_any() || vgpu_capture_holds(stream, per_thread)) return;
+    if (vgpu_thread_stream_is(stream, per_thread) && vgpu_thread_stream_swap(&stream)) return;
+    if (REAL(cuStreamGetCtx)(stream, &context) != CUDA_SUCCESS ||
+        !vgpu_partition_is_inside(context))
+        return;
     CUevent event = find(context, stream);
     if (!event) event = enter(context, stream);
     if (!event || !vgpu_capture_record_begin(stream, per_thread)) return;

@@ -22,11 +22,7 @@
             add;                                                                                   \
             vgpu_copy_wait(&copies);                                                               \
         }                                                                                          \
-        struct vgpu_order order;                                                                   \
-        vgpu_order_begin(&order, NULL, true, VGPU_ORDER_WORK);                                     \
-        CUresult result = REAL(symbol) arguments;                                                  \
-        vgpu_order_end(&order);                                                                    \
-        return result;                                                                             \
+        return VGPU_ON_LEGACY(REAL(symbol) arguments);                                             \
     }
 
 #define IN(per_thread) vgpu_copy_wait_in(&copies, stream, per_thread)

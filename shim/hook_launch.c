@@ -66,22 +66,12 @@ KERNEL_EX(cuLaunchKernelEx_ptsz, true)
 COOPERATIVE(cuLaunchCooperativeKernel, false)
 COOPERATIVE(cuLaunchCooperativeKernel_ptsz, true)
 
-/* On the legacy stream, without naming it. */
-#define ON_LEGACY(call)                                                                            \
-    (__extension__({                                                                               \
-        struct vgpu_order order;                                                                   \
-        vgpu_order_begin(&order, NULL, true, VGPU_ORDER_WORK);                                     \
-        CUresult called_ = call;                                                                   \
-        vgpu_order_end(&order);                                                                    \
-        called_;                                                                                   \
-    }))
-
 VGPU_EXPORT CUresult cuLaunch(CUfunction f) {
-    LAUNCH(cuLaunch, f, ON_LEGACY(REAL(cuLaunch)(f)), NULL, false, vgpu_book_key(f, 1, 0));
+    LAUNCH(cuLaunch, f, VGPU_ON_LEGACY(REAL(cuLaunch)(f)), NULL, false, vgpu_book_key(f, 1, 0));
 }
 
 VGPU_EXPORT CUresult cuLaunchGrid(CUfunction f, int width, int height) {
-    LAUNCH(cuLaunchGrid, f, ON_LEGACY(REAL(cuLaunchGrid)(f, width, height)), NULL, false,
+    LAUNCH(cuLaunchGrid, f, VGPU_ON_LEGACY(REAL(cuLaunchGrid)(f, width, height)), NULL, false,
            vgpu_book_key(f, (uint64_t)width * (uint64_t)height, 0));
 }
 

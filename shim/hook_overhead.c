@@ -30,18 +30,21 @@ static CUresult make_green(const void *how) {
     return REAL(cuGreenCtxStreamCreate)(c->out, c->green, c->flags, c->priority);
 }
 
+/* The stream's place in the order of its context's. */
+static CUresult entered(CUresult rc, const struct creation *c) {
+    if (rc == CUDA_SUCCESS) vgpu_order_enter(*c->out, c->flags);
+    return rc;
+}
+
 VGPU_EXPORT CUresult cuStreamCreate(CUstream *out, unsigned int flags) {
     const struct creation how = {out, NULL, flags, 0};
-    CUresult rc = vgpu_overhead_stream("cuStreamCreate", make_plain, &how);
-    if (rc == CUDA_SUCCESS) vgpu_order_enter(*out, flags);
-    return rc;
+    return entered(vgpu_overhead_stream("cuStreamCreate", make_plain, &how), &how);
 }
 
 VGPU_EXPORT CUresult cuStreamCreateWithPriority(CUstream *out, unsigned int flags, int priority) {
     const struct creation how = {out, NULL, flags, priority};
-    CUresult rc = vgpu_overhead_stream("cuStreamCreateWithPriority", make_with_priority, &how);
-    if (rc == CUDA_SUCCESS) vgpu_order_enter(*out, flags);
-    return rc;
+    return entered(vgpu_overhead_stream("cuStreamCreateWithPriority", make_with_priority, &how),
+                   &how);
 }
 
 VGPU_EXPORT CUresult cuGreenCtxStreamCreate(CUstream *out, CUgreenCtx green, unsigned int flags,

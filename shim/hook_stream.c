@@ -61,7 +61,6 @@ static bool is_legacy(CUstream stream, bool per_thread) {
 /* The call's stream as the driver is to get it, and its place in the order of the streams. */
 static CUresult enter(CUstream *stream, bool per_thread, enum vgpu_order_kind kind,
                       struct vgpu_order *order) {
-    order->of = VGPU_ORDER_NONE;
     if (__builtin_expect(vgpu_thread_stream_is(*stream, per_thread), 0)) {
         CUresult rc = vgpu_thread_stream_swap(stream);
         if (rc != CUDA_SUCCESS) return rc;

@@ -311,10 +311,11 @@ static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passa
 
 /* The slice that was open when the share was lifted ended with what had been let into it: what has
  * run since is nobody's charge. Caller holds the lock. */
-static void end_freed_slice(struct vgpu_pace *pace, uint64_t now) {
+static void end_freed_slice(struct vgpu_pace *pace) {
     uint32_t frees = vgpu_load_relaxed(&known.frees);
     bool freed = pace->frees != frees || vgpu_load_relaxed(&pace->freed);
     if (!freed) return;
+    uint64_t now = vgpu_now_ns();
     pace->frees = frees;
     vgpu_store_relaxed(&pace->freed, false);
     if (pace->joined) vgpu_slice_leave(pace, earlier(pace->flight_end_ns, now));
@@ -334,7 +335,7 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         *until = now + 20000;
         return WAIT_GPU;
     }
-    end_freed_slice(pace, now);
+    end_freed_slice(pace);
     vgpu_slice_note_rest(pace, request);
     if (pace->joined && pace->started) {
         bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS;
@@ -671,7 +672,7 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
     sync->track = found ? found->track : NULL;
     sync->pace = pace;
     pthread_mutex_lock(&pace->lock);
-    end_freed_slice(pace, vgpu_now_ns());
+    end_freed_slice(pace);
     sync->submitted_ns = given ? sync->track->submitted_ns : 0;
     pthread_mutex_unlock(&pace->lock);
 }
@@ -706,7 +707,7 @@ void vgpu_pace_look(void) {
 
 uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
     pthread_mutex_lock(&pace->lock);
-    end_freed_slice(pace, vgpu_now_ns());
+    end_freed_slice(pace);
     pthread_mutex_unlock(&pace->lock);
     CUstreamCaptureMode mode = vgpu_capture_relax();
     uint64_t again = vgpu_slice_tend(pace);

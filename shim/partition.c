@@ -180,6 +180,15 @@ bool vgpu_partition_is_inside(CUcontext context) {
            vgpu_partition_is_room(context, NULL, NULL);
 }
 
+CUevent vgpu_partition_event(CUcontext context) {
+    CUcontext popped;
+    CUevent event = NULL;
+    if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return NULL;
+    if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) event = NULL;
+    CALL(cuCtxPopCurrent_v2)(&popped);
+    return event;
+}
+
 /* --- rooms --- */
 
 CUresult vgpu_partition_open_room(CUdevice ordinal, unsigned int flags, CUcontext *out) {

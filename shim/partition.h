@@ -44,6 +44,9 @@ CUresult vgpu_partition_view(CUdevice ordinal, CUcontext primary, CUcontext *vie
 CUcontext vgpu_partition_inside(CUcontext context);
 CUcontext vgpu_partition_outside(CUcontext context);
 
+/* An event without timing in this context, current or not. NULL if that is not to be had. */
+CUevent vgpu_partition_event(CUcontext context);
+
 /* True for a context of ours in a partition: a view or a room. */
 bool vgpu_partition_is_inside(CUcontext context);
 

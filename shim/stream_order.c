@@ -41,15 +41,6 @@ static struct blocking *find(CUstream stream) {
     return found;
 }
 
-static CUevent make_event(CUcontext context) {
-    CUcontext popped;
-    CUevent event = NULL;
-    if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return NULL;
-    if (CALL(cuEventCreate)(&event, CU_EVENT_DISABLE_TIMING) != CUDA_SUCCESS) event = NULL;
-    CALL(cuCtxPopCurrent_v2)(&popped);
-    return event;
-}
-
 static bool record(CUevent tail, CUcontext context, CUstream stream) {
     CUcontext popped;
     if (REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return false;
@@ -72,21 +63,23 @@ static struct legacy *legacy_of(CUcontext context) {
     return found;
 }
 
-/* The same, made on first sight. What it was given while there was no blocking stream is not known:
- * counted as one. */
+/* The same, made on first sight, in an ended one's place. What it was given while there was no
+ * blocking stream is not known: counted as one. */
 static struct legacy *meet_legacy(CUcontext context) {
     struct legacy *legacy = legacy_of(context);
-    if (!legacy) legacy = legacy_of(NULL);
-    if (legacy && legacy->context) {
+    if (legacy) {
         legacy->given++;
         return legacy;
     }
-    CUevent tail = make_event(context);
-    bool fresh = tail && !legacy;
-    if (fresh) legacy = malloc(sizeof *legacy);
-    if (!tail || !legacy) return NULL;
-    *legacy = (struct legacy){fresh ? legacies : legacy->next, context, tail, 1, 0};
-    if (fresh) legacies = legacy;
+    CUevent tail = vgpu_partition_event(context);
+    if (!tail) return NULL;
+    legacy = legacy_of(NULL);
+    if (!legacy && (legacy = malloc(sizeof *legacy))) {
+        legacy->next = legacies;
+        legacies = legacy;
+    }
+    if (legacy) *legacy = (struct legacy){legacy->next, context, tail, 1, 0};
+    else CALL(cuEventDestroy_v2)(tail);
     return legacy;
 }
 
@@ -94,8 +87,10 @@ static struct blocking *make(CUcontext context, CUstream stream) {
     struct legacy *legacy = meet_legacy(context);
     struct blocking *blocking = legacy ? malloc(sizeof *blocking) : NULL;
     if (!blocking) return NULL;
-    *blocking = (struct blocking){
-        .next = blockings, .legacy = legacy, .stream = stream, .tail = make_event(context)};
+    *blocking = (struct blocking){.next = blockings,
+                                  .legacy = legacy,
+                                  .stream = stream,
+                                  .tail = vgpu_partition_event(context)};
     if (blocking->tail) return blocking;
     free(blocking);
     return NULL;
@@ -142,17 +137,16 @@ static void drop_ended(void) {
 }
 
 /* Its caller makes driver calls for it, without the lock. */
-static struct blocking *use(struct blocking *blocking) {
-    if (blocking) blocking->users++;
+static void use(struct blocking *blocking) {
+    blocking->users++;
     pthread_mutex_unlock(&lock);
     ours = true;
-    return blocking;
 }
 
 static void end_use(struct blocking *blocking) {
     ours = false;
     pthread_mutex_lock(&lock);
-    if (blocking) blocking->users--;
+    blocking->users--;
 }
 
 void vgpu_order_leave(CUstream stream) {
@@ -234,16 +228,14 @@ void vgpu_order_begin_now(struct vgpu_order *order, CUstream stream, bool legacy
     if (legacy) join(context, stream);
     if (blocking) follow(blocking);
     pthread_mutex_unlock(&lock);
-    if (legacy && kind == VGPU_ORDER_WORK)
-        *order = (struct vgpu_order){VGPU_ORDER_LEGACY, stream, context};
-    if (blocking) *order = (struct vgpu_order){VGPU_ORDER_BLOCKING, stream, NULL};
+    if (legacy && kind == VGPU_ORDER_WORK) order->legacy = context;
+    if (blocking) order->blocking = stream;
 }
 
 void vgpu_order_end_now(const struct vgpu_order *order) {
     pthread_mutex_lock(&lock);
-    bool is_legacy = order->of == VGPU_ORDER_LEGACY;
-    struct legacy *legacy = is_legacy && order->context ? legacy_of(order->context) : NULL;
-    struct blocking *blocking = is_legacy ? NULL : find(order->stream);
+    struct legacy *legacy = order->legacy ? legacy_of(order->legacy) : NULL;
+    struct blocking *blocking = find(order->blocking);
     if (legacy) legacy->given++;
     if (blocking) blocking->given++;
     pthread_mutex_unlock(&lock);

@@ -18,11 +18,10 @@
 /* What a call does with its stream. */
 enum vgpu_order_kind { VGPU_ORDER_ASK, VGPU_ORDER_WAIT, VGPU_ORDER_WORK };
 
-/* One call. */
+/* One call: to whom it gives work. Neither: it has no place in the order. */
 struct vgpu_order {
-    enum { VGPU_ORDER_NONE, VGPU_ORDER_LEGACY, VGPU_ORDER_BLOCKING } of;
-    CUstream stream;
-    CUcontext context;
+    CUstream blocking;
+    CUcontext legacy; /* its legacy stream */
 };
 
 /* Blocking streams in partitions, also ended ones whose work the legacy stream does not know of. */
@@ -45,15 +44,25 @@ void vgpu_order_end_now(const struct vgpu_order *order);
  */
 static inline void vgpu_order_begin(struct vgpu_order *order, CUstream stream, bool legacy,
                                     enum vgpu_order_kind kind) {
-    order->of = VGPU_ORDER_NONE;
+    *order = (struct vgpu_order){NULL, NULL};
     if (__builtin_expect(vgpu_load_relaxed(&vgpu_blocking_streams), 0) && kind != VGPU_ORDER_ASK)
         vgpu_order_begin_now(order, stream, legacy, kind);
 }
 
 /* And after. */
 static inline void vgpu_order_end(const struct vgpu_order *order) {
-    if (order->of != VGPU_ORDER_NONE) vgpu_order_end_now(order);
+    if (order->blocking || order->legacy) vgpu_order_end_now(order);
 }
+
+/* The driver's answer to a call that goes to the legacy stream without naming it. */
+#define VGPU_ON_LEGACY(call)                                                                       \
+    (__extension__({                                                                               \
+        struct vgpu_order order_;                                                                  \
+        vgpu_order_begin(&order_, NULL, true, VGPU_ORDER_WORK);                                    \
+        CUresult called_ = call;                                                                   \
+        vgpu_order_end(&order_);                                                                   \
+        called_;                                                                                   \
+    }))
 
 /* Before the context ends. */
 void vgpu_order_forget_context(CUcontext context);
