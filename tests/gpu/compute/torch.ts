@@ -65,12 +65,78 @@ function tokensPerSecond({ times, tokens }: Trace, from: number, to: number): nu
 
 const mean = (values: number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
 
+type Pair = [got: number, base: number];
+
 /** One sum over the other, and its standard error. */
-function ratioOf(pairs: [got: number, base: number][]): [ratio: number, error: number] {
+function ratioOf(pairs: Pair[]): [ratio: number, error: number] {
   const base = mean(pairs.map((pair) => pair[1]));
   const ratio = mean(pairs.map((pair) => pair[0])) / base;
   const squares = pairs.map((pair) => (pair[0] - ratio * pair[1]) ** 2);
   return [ratio, Math.sqrt(mean(squares) / (pairs.length - 1)) / base];
+}
+
+type Program = ReturnType<Bench["converse"]>;
+
+const trace = async (program: Program, load: string, seconds: number): Promise<Trace> =>
+  JSON.parse(await program.ask(`${load} ${seconds}`)) as Trace;
+
+/** A session without a limit and a native process in turn. */
+async function compareWithNative(session: Program, native: Program, load: string, times: number) {
+  const pairs: Pair[] = [];
+  for (let i = 0; i < times; i++) {
+    const rates: number[] = [];
+    for (const program of [native, session]) {
+      const seen = await trace(program, load, 0.6);
+      const end = seen.times.at(-1)!;
+      rates.push(tokensPerSecond(seen, end - 0.4e9, end));
+    }
+    pairs.push([rates[1]!, rates[0]!]);
+  }
+  return pairs;
+}
+
+/** A session whose share is changed while it runs: its rate at each step. */
+async function followSteps(session: Program, region: string, load: string, seconds: number) {
+  let running = true;
+  const tracing = trace(session, load, seconds + 1).finally(() => (running = false));
+  const stretches: { share: number; from: number; to: number }[] = [];
+  await Bun.sleep(500);
+  for (let i = 0; running; i = (i + 1) % STEPS.length) {
+    const [share, settleMs, countMs] = STEPS[i]!;
+    const from = Number(setShare(region, share)) + settleMs * 1e6;
+    stretches.push({ share, from, to: from + countMs * 1e6 });
+    await Bun.sleep(settleMs + countMs + 1);
+  }
+  const seen = await tracing;
+  const last = seen.times.at(-1)!;
+  return stretches
+    .filter(({ to }) => to <= last)
+    .map(({ share, from, to }) => ({ share, rate: tokensPerSecond(seen, from, to) }));
+}
+
+/** Each stretch at this share, and the mean of those at 100 % around it. */
+function pairsAt(share: number, rates: { share: number; rate: number }[]): Pair[] {
+  return rates.flatMap((one, i): Pair[] => {
+    const around = [rates[i - 1], rates[i + 1]];
+    if (one.share !== share || around.some((free) => free?.share !== 100)) return [];
+    return [[one.rate, mean(around.map((free) => free!.rate))]];
+  });
+}
+
+function reportDecode(report: Report, load: string, share: number, pairs: Pair[], of: string) {
+  const [ratio, error] = ratioOf(pairs);
+  const got = 100 * ratio;
+  const off = (100 * got) / share - 100;
+  const count = `${pairs.length} pairs, ± ${((100 * error) / ratio).toFixed(2)}`;
+  const free = share === 100;
+  report.row({
+    group: DECODE,
+    what: `${load === "graph" ? "one CUDA graph" : "eager"}, ${free ? "no limit" : `at ${share}`}`,
+    asked: `${share} %`,
+    got: `${percent(got)} of ${of} (${off.toFixed(2)} % off; ${count})`,
+    bar: free ? "≥ 99 %" : "within 2 % of share × native",
+    ok: free ? got >= 99 : Math.abs(off) <= 2,
+  });
 }
 
 /**
@@ -89,62 +155,15 @@ const decode: Cell = {
     const native = bench.converse(words);
     const session = bench.converse([...bench.limit(["--sm", "50"]), ...words]);
     const { region } = JSON.parse(await session.ask("region")) as { region: string };
-    const trace = async (program: typeof native, load: string, seconds: number): Promise<Trace> =>
-      JSON.parse(await program.ask(`${load} ${seconds}`)) as Trace;
     for (const [load, seconds] of LOADS) {
       const whole = seconds * bench.scale;
       setShare(region, 100);
-      const unlimited: [number, number][] = [];
-      for (let i = 0; i < Math.max(2, whole / 3); i++) {
-        const rates: number[] = [];
-        for (const program of [native, session]) {
-          const seen = await trace(program, load, 0.6);
-          const end = seen.times.at(-1)!;
-          rates.push(tokensPerSecond(seen, end - 0.4e9, end));
-        }
-        unlimited.push([rates[1]!, rates[0]!]);
-      }
-
-      let running = true;
-      const tracing = trace(session, load, whole + 1).finally(() => (running = false));
-      const stretches: { share: number; from: number; to: number }[] = [];
-      await Bun.sleep(500);
-      for (let i = 0; running; i = (i + 1) % STEPS.length) {
-        const [share, settleMs, countMs] = STEPS[i]!;
-        const from = Number(setShare(region, share)) + settleMs * 1e6;
-        stretches.push({ share, from, to: from + countMs * 1e6 });
-        await Bun.sleep(settleMs + countMs + 1);
-      }
-      const seen = await tracing;
-      const last = seen.times.at(-1)!;
-      const rates = stretches
-        .filter(({ to }) => to <= last)
-        .map(({ share, from, to }) => ({ share, rate: tokensPerSecond(seen, from, to) }));
-      const tell = (share: number, pairs: [number, number][], of: string) => {
-        const [ratio, error] = ratioOf(pairs);
-        const got = 100 * ratio;
-        const off = (100 * got) / share - 100;
-        const count = `${pairs.length} pairs, ± ${((100 * error) / ratio).toFixed(2)}`;
-        const free = share === 100;
-        report.row({
-          group: DECODE,
-          what: `${load === "graph" ? "one CUDA graph" : "eager"}, ${free ? "no limit" : `at ${share}`}`,
-          asked: `${share} %`,
-          got: `${percent(got)} of ${of} (${off.toFixed(2)} % off; ${count})`,
-          bar: free ? "≥ 99 %" : "within 2 % of share × native",
-          ok: free ? got >= 99 : Math.abs(off) <= 2,
-        });
-      };
-      for (const share of [50, 25]) {
-        const pairs = rates.flatMap((one, i): [number, number][] => {
-          const around = [rates[i - 1], rates[i + 1]];
-          if (one.share !== share || around.some((free) => free?.share !== 100)) return [];
-          return [[one.rate, mean(around.map((free) => free!.rate))]];
-        });
-        tell(share, pairs, "itself unlimited");
-      }
-      const base = mean(unlimited.map((pair) => pair[1]));
-      tell(100, unlimited, `${base.toFixed(1)} tokens/s natively`);
+      const free = await compareWithNative(session, native, load, Math.max(2, whole / 3));
+      const rates = await followSteps(session, region, load, whole);
+      for (const share of [50, 25])
+        reportDecode(report, load, share, pairsAt(share, rates), "itself unlimited");
+      const base = mean(free.map((pair) => pair[1])).toFixed(1);
+      reportDecode(report, load, 100, free, `${base} tokens/s natively`);
     }
     const { launches } = JSON.parse(await native.ask("launches")) as { launches: number };
     const row = { group: DECODE, what: "launches of an eager token", asked: "about 1,500" };
