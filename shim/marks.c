@@ -14,7 +14,8 @@
 #define STEADY_PART 20U /* a result is as predicted if it is off by less than this part */
 /* A group that has ended so soon after its last launch: the GPU had been waiting for launches. */
 #define BEHIND_NS UINT64_C(50000)
-#define ANCHOR_NS UINT64_C(20000) /* recording an event takes less */
+#define ANCHOR_NS UINT64_C(20000)           /* recording an event takes less */
+#define ANCHOR_LASTS_NS UINT64_C(100000000) /* the two clocks drift apart */
 
 /* One context's events. Handles outlive the struct's use: a forgotten clock keeps none. */
 struct vgpu_clock {
@@ -185,6 +186,7 @@ static bool group_begins(struct vgpu_track *track) {
     track->group_count = 0;
     track->group_ns = 0;
     track->group_opening = true;
+    track->group_void = false;
     return true;
 }
 
@@ -278,7 +280,7 @@ static uint64_t map_end(struct vgpu_track *track, const struct vgpu_mark *mark) 
  * and more than was predicted says nothing about the kernels. Caller holds the lock. */
 static void learn_group(struct vgpu_track *track, uint64_t took_ns, bool gpu_waited) {
     track->group_out = false;
-    if (gpu_waited && took_ns > track->group_ns) return;
+    if (track->group_void || (gpu_waited && took_ns > track->group_ns)) return;
     if (took_ns) vgpu_book_learn_group(track->group, track->group_count, took_ns);
     uint64_t off =
         took_ns > track->group_ns ? took_ns - track->group_ns : track->group_ns - took_ns;
@@ -365,20 +367,19 @@ void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t
     pthread_mutex_unlock(track->lock);
 }
 
-void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch) {
+void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, bool trusted) {
     struct vgpu_clock *clock = track->clock;
     if (vgpu_load_relaxed(&clock->anchor_epoch) == epoch) return;
     pthread_mutex_lock(&clock->lock);
-    bool ours = clock->context && clock->anchor_epoch != epoch;
-    CUevent anchor = ours ? clock->anchor : NULL;
-    if (ours) {
-        vgpu_store_relaxed(&clock->anchor_epoch, epoch);
-        clock->anchor = NULL; /* until it is recorded */
-    }
-    pthread_mutex_unlock(&clock->lock);
-    if (!ours) return;
-    if (!anchor) anchor = event_get(clock, true);
     uint64_t before = vgpu_now_ns();
+    bool ours = clock->context && clock->anchor_epoch != epoch;
+    bool lasts = trusted && clock->anchor && before < clock->anchor_ns + ANCHOR_LASTS_NS;
+    CUevent anchor = ours ? clock->anchor : NULL;
+    if (ours) vgpu_store_relaxed(&clock->anchor_epoch, epoch);
+    if (ours && !lasts) clock->anchor = NULL; /* until it is recorded */
+    pthread_mutex_unlock(&clock->lock);
+    if (!ours || lasts) return;
+    if (!anchor) anchor = event_get(clock, true);
     if (anchor && !record(track, anchor)) {
         event_put(clock, true, anchor);
         anchor = NULL;

@@ -5,8 +5,8 @@
  *   track    one stream of the program on one device, with the work we predicted for it.
  *   mark     an event behind a stretch of that work; untimed (cheap), or timed where we need the
  * GPU's own clock: at both ends of a slice and around the groups from which the book learns. group
- * the launches between two marks of a track. anchor   per context and slice: a timed event put into
- * the drained GPU at a known host time. It maps the context's event clock to CLOCK_MONOTONIC.
+ * the launches between two marks of a track. anchor   per context: a timed event put into the
+ * drained GPU at a known host time. It maps the context's event clock to CLOCK_MONOTONIC.
  *
  * Capture: nothing is ever recorded into, or asked of, a stream that captures. Our queries run with
  * the calling thread in relaxed capture mode, so they cannot break a capture elsewhere.
@@ -33,12 +33,14 @@
 #define VGPU_GROUP_STEADY_ONE_IN 64U /* … once VGPU_GROUP_STEADY results were as predicted */
 #define VGPU_GROUP_STEADY 4U
 
-/* At most so much between two marks: as a rule, and where launches set the pace. */
+/* At most so much between two marks: as a rule, where work is known to end when it is predicted
+ * to, and where launches set the pace. */
 struct vgpu_mark_every {
     uint64_t ns;
     uint32_t launches;
 };
 #define VGPU_MARK_EVERY ((struct vgpu_mark_every){VGPU_GROUP_NS, VGPU_GROUP_LAUNCHES})
+#define VGPU_MARK_CALM ((struct vgpu_mark_every){UINT64_C(1000000), VGPU_GROUP_LAUNCHES})
 #define VGPU_MARK_BOUND ((struct vgpu_mark_every){UINT64_C(4000000), 256})
 
 struct vgpu_clock; /* per context: event pools and the anchor */
@@ -89,6 +91,7 @@ struct vgpu_track {
     struct vgpu_book_member group[VGPU_GROUP_LAUNCHES];
     uint32_t group_steady; /* results in a row that were as predicted */
     bool group_opening;    /* somebody is recording its first event */
+    bool group_void;       /* launches have gone by the gate meanwhile: its result tells nothing */
     bool group_out;        /* a timed group's result is awaited: members are kept */
     struct vgpu_recent recent[VGPU_RECENT];
     struct vgpu_book_entry *spinner; /* the last one launched here, … */
@@ -176,8 +179,9 @@ bool vgpu_track_is_due(const struct vgpu_track *track, uint64_t now_ns);
  * then) is done at now_ns. */
 void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns);
 
-/* Puts the anchor of the track's context for this slice, if it has none: the context is drained. */
-void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch);
+/* Sees that the track's context, which is drained, has an anchor for this slice. trusted: the last
+ * slice's may serve, if it is not old. */
+void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, bool trusted);
 
 /* The context is about to be destroyed: no event of it may be touched again. */
 void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context);

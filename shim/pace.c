@@ -126,7 +126,15 @@ static void enclose(struct vgpu_region *region, uint32_t device) {
     vgpu_add_seq_cst(&region->header.limits_version, 1U);
 }
 
-static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device) {
+/* True if the contexts of our process are clients of an MPS server. */
+static bool is_mps_client(CUdevice ordinal) {
+    int enabled = 0;
+    CALL(cuDeviceGetAttribute)(&enabled, CU_DEVICE_ATTRIBUTE_MPS_ENABLED, ordinal);
+    return enabled;
+}
+
+static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device,
+                                   CUdevice ordinal) {
     struct vgpu_pace *pace = aligned_alloc(64, (sizeof *pace + 63) / 64 * 64);
     struct vgpu_book *book = aligned_alloc(64, sizeof *book);
     if (!pace || !book) {
@@ -146,6 +154,7 @@ static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device
     pace->device = device;
     pace->use = &session->slot->use[device];
     pace->gate = gate_of(session, device);
+    pace->mps = is_mps_client(ordinal);
     if (has_inner_share(pace)) enclose(session->region, device);
     vgpu_rota_join(&pace->rota, session, device);
     /* Held for moments: a thread that spins gets it sooner than one that sleeps. */
@@ -153,12 +162,12 @@ static struct vgpu_pace *make_pace(struct vgpu_session *session, uint32_t device
     return pace;
 }
 
-static struct vgpu_pace *pace_of(uint32_t device) {
+static struct vgpu_pace *pace_of(uint32_t device, CUdevice ordinal) {
     struct vgpu_session *session = vgpu_session_get();
     struct vgpu_pace *pace = vgpu_load_acquire(&paces[device]);
     if (pace || !session) return pace;
     pthread_mutex_lock(&making);
-    if (!paces[device]) vgpu_store_release(&paces[device], make_pace(session, device));
+    if (!paces[device]) vgpu_store_release(&paces[device], make_pace(session, device, ordinal));
     pace = paces[device];
     pthread_mutex_unlock(&making);
     return pace;
@@ -170,7 +179,7 @@ static struct vgpu_pace *current_pace(void) {
     CUdevice ordinal;
     if (!session || CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return NULL;
     uint32_t device = vgpu_device_index(session, ordinal);
-    return device < VGPU_MAX_DEVICES ? pace_of(device) : NULL;
+    return device < VGPU_MAX_DEVICES ? pace_of(device, ordinal) : NULL;
 }
 
 static bool is_limited(const struct vgpu_pace *pace) {
@@ -325,6 +334,7 @@ static void end_freed_slice(struct vgpu_pace *pace) {
         track->flight_end_ns = earlier(track->flight_end_ns, now);
         track->done_ns = track->submitted_ns;
         track->unmarked_ns = track->unmarked_launches = 0;
+        track->group_void = true;
     }
 }
 
@@ -355,11 +365,6 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
     return spins ? ADMIT : step;
 }
 
-/* Work between two marks. */
-static inline struct vgpu_mark_every marks_every(const struct vgpu_pace *pace) {
-    return vgpu_slice_is_bound(pace) ? VGPU_MARK_BOUND : VGPU_MARK_EVERY;
-}
-
 /* Counts a launch that is being submitted, of `flight` ns. Caller holds the lock. */
 static inline void count(struct vgpu_pace *pace, struct vgpu_track *track,
                          const struct vgpu_book_entry *entry, uint64_t flight, uint64_t now) {
@@ -388,7 +393,7 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     vgpu_book_note_launch(entry, passage->trial);
     if (pace->tails_marked == pace->slice.epoch) pace->tails_marked = 0; /* let in while closing */
     passage->mark = vgpu_track_submit(passage->track, entry, vgpu_book_predict(entry), flight,
-                                      marks_every(pace), &passage->group);
+                                      pace->every, &passage->group);
     struct vgpu_track *track = passage->track;
     if (entry->spins) vgpu_stall_note_spinner(pace, track, entry);
     vgpu_slice_note_pace(pace, now);
@@ -399,7 +404,7 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     if (!pace->overrun_ns && track->flight_end_ns > pace->slice.end_ns)
         pace->overrun_ns = track->flight_end_ns;
     pace->drained_ns = 0;
-    pace->looked = pace->rested = pace->gave_up = false;
+    pace->looked = pace->told = pace->rested = pace->gave_up = false;
     pace->started = true;
 }
 
@@ -432,7 +437,7 @@ static inline bool submit_granted(struct vgpu_pace *pace, struct vgpu_track *tra
         good = start + flight <= pace->grant.end_ns && start - now <= pace->grant.window_ns &&
                now <= pace->last_submit_ns + VGPU_GATE_PAUSE_NS &&
                track->epoch == pace->slice.epoch &&
-               vgpu_track_has_room(track, entry->estimate_ns, flight, marks_every(pace));
+               vgpu_track_has_room(track, entry->estimate_ns, flight, pace->every);
         if (good) {
             vgpu_track_count(track, entry, flight);
             if (track->group_start) vgpu_track_count_in_group(track, entry, entry->estimate_ns);
@@ -616,7 +621,8 @@ static __attribute__((noinline, cold)) void enter_slowly(struct vgpu_passage *pa
     await(pace, passage, key, function);
     if (!passage->pace) return;
 
-    vgpu_track_anchor(passage->track, passage->epoch);
+    if (vgpu_load_relaxed(&pace->timed))
+        vgpu_track_anchor(passage->track, passage->epoch, vgpu_load_relaxed(&pace->calm));
     if (passage->trial) passage->trial_start = vgpu_track_start(passage->track);
     if (passage->group)
         vgpu_track_open_group(passage->track,

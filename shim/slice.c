@@ -10,14 +10,17 @@
 #define TEND_NS UINT64_C(50000)     /* between two looks of the watcher while somebody waits */
 #define BEAT_NS UINT64_C(16000000)  /* between two signs of life while another session waits */
 /* So long before the predicted drain the turn is given up, where predictions err by less than
- * GOOD_NS: a waiter's wake-up takes part of that, and 50 to 400 us too early does no harm. */
+ * GOOD_NS: a waiter's wake-up takes part of that, and 50 to 400 us too early does no harm. Under
+ * MPS, where kernels of two sessions run side by side, more does none either. */
 #define HAND_OVER_NS UINT64_C(150000)
 #define GOOD_NS UINT64_C(100000)
+#define GOOD_MPS_NS UINT64_C(1000000)
 #define DRAINED_NS UINT64_C(20000)    /* so long after a good prediction the slice has drained */
 #define ASLEEP_NS UINT64_C(100000000) /* … and is found so at the latest */
 #define BOUND_AHEAD_NS UINT64_C(500000)
 #define EARLY_NS UINT64_C(8000000) /* a thread that starts cold is warm by then */
 #define STRETCHES 4U               /* so many alike, and the next one's end is taken for granted */
+#define SHORT_STRETCH 64U
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -78,6 +81,28 @@ uint64_t vgpu_slice_end_ns(const struct vgpu_pace *pace, uint64_t now_ns) {
 
 bool vgpu_slice_is_shared(const struct vgpu_pace *pace) {
     return vgpu_gang_turns_have_company(&pace->turns) || vgpu_gang_turns_are_wanted(&pace->turns);
+}
+
+/* ---- what the last slices tell of the next one ------------------------------------------------
+ */
+
+static uint64_t good_ns(const struct vgpu_pace *pace) { return pace->mps ? GOOD_MPS_NS : GOOD_NS; }
+
+/* True if drains are known to come when they are predicted. */
+static bool predicts_well(const struct vgpu_pace *pace) {
+    return pace->drain_error_ns && pace->drain_error_ns < good_ns(pace); /* 0: not known yet */
+}
+
+/* True if the stretch has come to where the last ones ended. */
+static bool rests_now(const struct vgpu_pace *pace) {
+    return pace->stretches_alike >= STRETCHES &&
+           pace->admitted - pace->stretch_from >= pace->stretch_usual;
+}
+
+/* True if the program will most likely rest before its slice is over, and tell us by waiting when
+ * that has drained. */
+static bool makes_short_stretches(const struct vgpu_pace *pace) {
+    return pace->stretches_alike >= STRETCHES && pace->stretch_usual <= SHORT_STRETCH;
 }
 
 /* ---- sessions inside ours ---------------------------------------------------------------------
@@ -300,6 +325,11 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = pace->ahead_ns = 0;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
+    vgpu_store_relaxed(&pace->calm, predicts_well(pace));
+    vgpu_store_relaxed(&pace->timed, !makes_short_stretches(pace));
+    pace->every = vgpu_slice_is_bound(pace) ? VGPU_MARK_BOUND
+                  : pace->calm              ? VGPU_MARK_CALM
+                                            : VGPU_MARK_EVERY;
     return true;
 }
 
@@ -483,12 +513,6 @@ static bool is_launching(const struct vgpu_pace *pace) {
 
 /* ---- programs that rest ---------------------------------------------------------------- */
 
-/* True if the stretch has come to where the last ones ended. */
-static bool rests_now(const struct vgpu_pace *pace) {
-    return pace->stretches_alike >= STRETCHES &&
-           pace->admitted - pace->stretch_from >= pace->stretch_usual;
-}
-
 void vgpu_slice_note_rest(struct vgpu_pace *pace, uint64_t request_ns) {
     if (!pace->drained_ns || pace->rested) return;
     pace->rested = true;
@@ -497,13 +521,14 @@ void vgpu_slice_note_rest(struct vgpu_pace *pace, uint64_t request_ns) {
         return;
     }
     uint32_t launches = pace->admitted - pace->stretch_from, usual = pace->stretch_usual;
-    bool alike = launches <= usual + usual / 8 && launches + usual / 8 >= usual;
+    bool alike = pace->told && launches <= usual + usual / 8 && launches + usual / 8 >= usual;
     pace->stretches_alike = alike ? pace->stretches_alike + (pace->stretches_alike < STRETCHES) : 0;
     pace->stretch_usual = alike && usual > launches ? usual : launches;
     pace->stretch_from = pace->admitted;
 }
 
 void vgpu_slice_rest(struct vgpu_pace *pace, uint64_t drained_ns) {
+    pace->told = true;
     if (!pace->joined || !pace->started || !rests_now(pace)) return;
     /* What another thread launches this moment is not marked yet, or somebody closes already. */
     if (is_launching(pace) || vgpu_load_acquire(&pace->closer)) return;
@@ -556,21 +581,20 @@ static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
     return !is_launching(pace) || now_ns > pace->last_submit_ns + VGPU_GATE_PAUSE_NS * 10;
 }
 
+/* True if we have given our turn up before our work has drained. */
+static bool has_handed_over(const struct vgpu_pace *pace) {
+    return pace->rota.in_turn && !pace->rota.epoch;
+}
+
 /* How far the predicted end lies from the measured one, falling fast, rising at once. A neighbour
  * that we have let in before takes part of the GPU from our last kernels. */
 static void learn_error(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t drained_ns) {
     uint64_t error = later(predicted_ns, drained_ns) - earlier(predicted_ns, drained_ns);
-    bool handed_over = pace->rota.in_turn && !pace->rota.epoch;
-    if (handed_over && drained_ns > predicted_ns) error = minus(error, HAND_OVER_NS);
+    if (has_handed_over(pace) && drained_ns > predicted_ns) error = minus(error, HAND_OVER_NS);
     pace->drain_error_ns = later(later(error, (pace->drain_error_ns + error) / 2), 1);
-    if (error < GOOD_NS) return;
+    if (error < good_ns(pace)) return;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
         if (track->epoch == pace->slice.epoch) vgpu_track_doubt(track);
-}
-
-/* True if drains are known to come when they are predicted. */
-static bool predicts_well(const struct vgpu_pace *pace) {
-    return pace->drain_error_ns && pace->drain_error_ns < GOOD_NS; /* 0: not known yet */
 }
 
 /* The next holder's wake-up can hide behind the rest of our work, if we know how long that is. */
@@ -644,10 +668,10 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
         if (marked) hand_over(pace, now);
         if (marked && vgpu_slice_flight(pace, now) == 0) {
             uint64_t drained = drain_time(pace);
-            /* It had drained before anybody wanted the slice closed: a short pause is part of the
-             * occupancy, a longer one is not. */
-            if (idle_since) drained = now - idle_since <= VGPU_GATE_PAUSE_NS ? now : idle_since;
-            else {
+            /* It had drained before anybody wanted the slice closed. */
+            if (idle_since) {
+                drained = idle_since;
+            } else {
                 learn_overlap(pace, minus(drained, pace->begun_ns));
                 if (pace->promised_ns) learn_error(pace, pace->promised_ns, drained);
             }
@@ -666,11 +690,12 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     const struct vgpu_gate_slice slice = pace->slice;
     uint64_t end = pace->flight_end_ns;
     bool marked = pace->tails_marked == slice.epoch;
-    bool wanted = vgpu_gang_turns_are_wanted(&pace->turns);
+    bool wanted = vgpu_gang_turns_are_wanted(&pace->turns), handed = has_handed_over(pace);
     bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace) &&
                  !is_wanted_inside(pace, slice.epoch);
     /* Of two streams one may wait for what is launched in the other: see stall.h. */
-    bool once = alone && predicts_well(pace) && end > now_ns && !used_streams_side_by_side(pace);
+    bool once = alone && pace->timed && predicts_well(pace) && end > now_ns &&
+                !used_streams_side_by_side(pace);
     uint64_t after = once ? vgpu_gate_after(pace->gate, &slice, charged_from(pace), end) : 0;
     pthread_mutex_unlock(&pace->lock);
     if (wanted && end > now_ns + HAND_OVER_NS + 10000)
@@ -679,6 +704,7 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     /* Nobody waits, and the drain is timed by its mark: it need not be seen before the next slice
      * may open. One wake-up is then enough for both. */
     if (once) return later(end, earlier(after, end + ASLEEP_NS)) + DRAINED_NS;
+    if (handed && end > now_ns) return end + DRAINED_NS; /* nobody waits for it any more */
     /* First when the slice was to end, then ever closer to the predicted end: predictions err both
      * ways, and a drain seen late is share lost. */
     if (end > now_ns + 20000) {

@@ -39,8 +39,12 @@ struct vgpu_pace {
     bool started;     /* … and have submitted into it */
     bool looked;      /* since the last submit */
     bool watched;     /* the watcher runs */
+    bool mps;         /* kernels of other sessions may run beside ours */
     bool freed;       /* our device had no share meanwhile */
     uint32_t frees;   /* … and no device had one, so often, when it last was seen */
+    bool calm;        /* the last ones have drained when they were predicted to */
+    bool timed;       /* when it has drained is to be told by the GPU\'s clock */
+    struct vgpu_mark_every every; /* work of this slice between two marks */
     struct vgpu_gate_slice slice;
     uint64_t joined_ns; /* when we took it, or our part of it */
 
@@ -52,6 +56,7 @@ struct vgpu_pace {
     uint32_t stretch_from;    /* `admitted` when it began */
     uint32_t stretch_usual;   /* launches of the last ones … */
     uint32_t stretches_alike; /* … and how many of them had about so many */
+    bool told;                /* the program has waited for its work: we know when it had drained */
     bool rested;              /* the pause that goes on has been counted … */
     bool gave_up;             /* … and taken for a long one before it was */
     uint32_t slice_from;      /* `admitted` when the slice began, … */

@@ -58,7 +58,8 @@ static void test_calls(void) {
     begin_session(900000);
     start(open_slices, 1);
     run_threads(machine_ns + 1000 * MS);
-    check(seen.sum == 250, "250 launches that open a slice: driver calls, the anchor", seen.sum);
+    check(seen.sum == 0, "250 launches that open a slice, and rest: driver calls of ours",
+          seen.sum);
     check(seen.clocks <= 5, "clock reads of one", seen.clocks);
     check(region->devices[0].slices >= 499, "slices", (double)region->devices[0].slices);
 
@@ -152,7 +153,8 @@ static double share_of_threads(int count, bool in_step, uint32_t ppm) {
 static void test_timed(void) {
     unsigned long records = timed_records;
     share_of_threads(1, false, 900000);
-    double groups = (double)(timed_records - records) - 2.0 * (double)region->devices[0].slices;
+    double groups =
+        (double)(timed_records - records) - (double)region->devices[0].slices - 2000.0 / 100;
     check(groups > 2 && groups < 2 * 2000 / (8 * 0.25) / 4, "timed events of groups in 2 s",
           groups);
 }
@@ -227,7 +229,7 @@ static void lifted_together(int stream) {
 
 static void test_lifted_together(void) {
     one_at_a_time = true;
-    for (uint64_t us = 400000; us < 404000; us += 500) {
+    for (uint64_t us = 400000; us < 412000; us += 500) {
         begin_session(250000);
         lift_begun = machine_ns;
         lift_at = us * US;

@@ -344,6 +344,12 @@ static CUresult elapsed(float *ms, CUevent from, CUevent to) {
     return CUDA_SUCCESS;
 }
 
+static CUresult get_attribute(int *value, CUdevice_attribute which, CUdevice device) {
+    (void)which, (void)device;
+    *value = 0;
+    return CUDA_SUCCESS;
+}
+
 static unsigned name_calls;
 static CUresult function_name(const char **name, CUfunction function) {
     name_calls++;
@@ -360,6 +366,7 @@ void *vgpu_driver_symbol(const char *symbol) {
     } table[] = {
         {"cuCtxGetCurrent", (void *)get_current},
         {"cuCtxGetDevice", (void *)get_device},
+        {"cuDeviceGetAttribute", (void *)get_attribute},
         {"cuCtxPopCurrent_v2", (void *)pop},
         {"cuStreamIsCapturing", (void *)is_capturing},
         {"cuStreamIsCapturing_ptsz", (void *)is_capturing},

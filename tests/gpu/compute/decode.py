@@ -1,8 +1,10 @@
 """A launch-bound transformer step at batch 1, about 1,500 launches, eager and as one CUDA graph.
 
 Says {"ready": true}, then answers each line of stdin with one of JSON, until stdin ends:
-  eager SECONDS | graph SECONDS   {"times": [CLOCK_MONOTONIC ns …], "tokens": of each}: when each layer (graph:
-                                  each token) was launched (was done), and what part of a token that is
+  eager SECONDS [WORK PAUSE] | graph SECONDS
+                                  {"times": [CLOCK_MONOTONIC ns …], "tokens": of each}: when each layer (graph:
+                                  each token) was launched (was done), and what part of a token that is.
+                                  Sleeps for PAUSE ms after each WORK ms, as it would if it were held back
   region                          {"region": path of the session's, "" natively}
   launches                        {"launches": of an eager token}, by torch's profiler; slows what follows
 Usage: decode.py [--device cuda|cpu] [--core N]
@@ -57,9 +59,22 @@ def step(layers, embedding, cos, sin, token, position, times):
     token.copy_((x @ embedding.t()).argmax(-1))
 
 
-def trace(run, token, seconds):
+class Moments(list):
+    """Whoever has noted them for `work` ns then sleeps for `pause`; 0: never."""
+
+    def __init__(self, work, pause):
+        self.work, self.pause, self.until = work, pause, time.monotonic_ns() + work
+
+    def append(self, now):
+        super().append(now)
+        if self.pause and now > self.until:
+            time.sleep(self.pause / 1e9)
+            self.until = time.monotonic_ns() + self.work
+
+
+def trace(run, token, seconds, work=0, pause=0):
     """Each token is read by the host before the next, as decoding does."""
-    times = []
+    times = Moments(work * 1e6, pause * 1e6)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         run(times)
@@ -120,13 +135,13 @@ def main():
         os.sched_setaffinity(0, {options.core})
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        what, *seconds = line.split()
+        what, *numbers = line.split()
         if what == "launches":
             answer = {"launches": launches_of(eager) if device == "cuda" else 0}
         elif what == "region":
             answer = {"region": os.environ.get("VGPU_REGION", "")}
         else:
-            answer = {"times": trace(runs[what], token, float(seconds[0])),
+            answer = {"times": trace(runs[what], token, *map(float, numbers)),
                       "tokens": 1 / len(layers) if what == "eager" or device != "cuda" else 1}
         print(json.dumps(answer), flush=True)
 

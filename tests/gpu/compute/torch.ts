@@ -38,9 +38,9 @@ const DECODE = "batch-1 decode";
 
 /** How long the share stays, and how long it is left to settle before: whole periods of the gate, of 100 ms. */
 const STEPS: [percent: number, settleMs: number, countMs: number][] = [
-  [100, 100, 200],
+  [100, 200, 200],
   [50, 200, 400],
-  [100, 100, 200],
+  [100, 200, 200],
   [25, 200, 400],
 ];
 const LOADS: [load: "eager" | "graph", seconds: number][] = [
@@ -48,22 +48,49 @@ const LOADS: [load: "eager" | "graph", seconds: number][] = [
   ["graph", 10],
 ];
 
+/** When each layer was launched (graph: each token was done), CLOCK_MONOTONIC ns, and what part of a token that is. */
 interface Trace {
   times: number[];
   tokens: number;
 }
 
-/** Tokens a second from one moment to another, CLOCK_MONOTONIC ns, straight between two entries. */
-function tokensPerSecond({ times, tokens }: Trace, from: number, to: number): number {
-  const at = (ns: number): number => {
-    const next = times.findIndex((time) => time >= ns);
-    if (next < 1) throw new Error("the program did not run then");
-    return next - (times[next]! - ns) / (times[next]! - times[next - 1]!);
-  };
-  return ((at(to) - at(from)) * tokens * 1e9) / (to - from);
+/** A layer takes 0.5 to 1 ms: between two entries that lie this far apart the program was held back. */
+const HELD_NS = 5e6;
+
+/** A piece of a trace, of whole periods: from the end of one pause to the end of another. */
+interface Piece {
+  /** Tokens a second. */
+  rate: number;
+  /** Percent of the time in which it was not held back. An interval with a pause holds a layer's work, too. */
+  active: number;
+  /** What each layer took, ns, those with a pause left out. */
+  layers: number[];
 }
 
-const mean = (values: number[]): number => values.reduce((a, b) => a + b, 0) / values.length;
+/** What lies between two moments; undefined if that is no whole period. */
+function cut({ times, tokens }: Trace, from: number, to: number): Piece | undefined {
+  const first = times.findIndex((time) => time >= from);
+  const inside = times.slice(first, times.findLastIndex((time) => time <= to) + 1);
+  const gap = (i: number): number => inside[i]! - inside[i - 1]!;
+  const resumed = inside.flatMap((_, i) => (i > 0 && gap(i) > HELD_NS ? [i] : []));
+  const begin = resumed[0] ?? 0;
+  const end = resumed.at(-1) ?? inside.length - 1;
+  if (first < 0 || end <= begin) return undefined;
+  const gaps = inside.slice(begin + 1, end + 1).map((_, i) => gap(begin + 1 + i));
+  const layers = gaps.filter((ns) => ns <= HELD_NS);
+  const took = inside[end]! - inside[begin]!;
+  const paused = gaps.filter((ns) => ns > HELD_NS).map((ns) => ns - quantile(layers, 0.5));
+  return {
+    rate: ((end - begin) * tokens * 1e9) / took,
+    active: 100 - (100 * sum(paused)) / took,
+    layers,
+  };
+}
+
+const sum = (values: number[]): number => values.reduce((a, b) => a + b, 0);
+const mean = (values: number[]): number => sum(values) / values.length;
+const quantile = (values: number[], part: number): number =>
+  values.toSorted((a, b) => a - b)[Math.floor(values.length * part)] ?? 0;
 
 type Pair = [got: number, base: number];
 
@@ -77,28 +104,26 @@ function ratioOf(pairs: Pair[]): [ratio: number, error: number] {
 
 type Program = ReturnType<Bench["converse"]>;
 
-const trace = async (program: Program, load: string, seconds: number): Promise<Trace> =>
-  JSON.parse(await program.ask(`${load} ${seconds}`)) as Trace;
+const trace = async (program: Program, words: string): Promise<Trace> =>
+  JSON.parse(await program.ask(words)) as Trace;
 
-/** A session without a limit and a native process in turn. */
-async function compareWithNative(session: Program, native: Program, load: string, times: number) {
-  const pairs: Pair[] = [];
-  for (let i = 0; i < times; i++) {
-    const rates: number[] = [];
-    for (const program of [native, session]) {
-      const seen = await trace(program, load, 0.6);
-      const end = seen.times.at(-1)!;
-      rates.push(tokensPerSecond(seen, end - 0.4e9, end));
-    }
-    pairs.push([rates[1]!, rates[0]!]);
-  }
-  return pairs;
+/** The last 0.4 s of 0.7. pauses: the program's own, as decode.py takes them. */
+async function short(program: Program, load: string, pauses = ""): Promise<Piece> {
+  const seen = await trace(program, `${load} 0.7 ${pauses}`);
+  const end = seen.times.at(-1)!;
+  const piece = cut(seen, end - 0.4e9, end);
+  if (piece === undefined) throw new Error("the program did not run");
+  return piece;
 }
 
-/** A session whose share is changed while it runs: its rate at each step. */
+interface Step extends Piece {
+  share: number;
+}
+
+/** A session whose share is changed while it runs. */
 async function followSteps(session: Program, region: string, load: string, seconds: number) {
   let running = true;
-  const tracing = trace(session, load, seconds + 1).finally(() => (running = false));
+  const tracing = trace(session, `${load} ${seconds + 1}`).finally(() => (running = false));
   const stretches: { share: number; from: number; to: number }[] = [];
   await Bun.sleep(500);
   for (let i = 0; running; i = (i + 1) % STEPS.length) {
@@ -108,16 +133,16 @@ async function followSteps(session: Program, region: string, load: string, secon
     await Bun.sleep(settleMs + countMs + 1);
   }
   const seen = await tracing;
-  const last = seen.times.at(-1)!;
-  return stretches
-    .filter(({ to }) => to <= last)
-    .map(({ share, from, to }) => ({ share, rate: tokensPerSecond(seen, from, to) }));
+  return stretches.flatMap(({ share, from, to }): Step[] => {
+    const piece = to <= seen.times.at(-1)! && cut(seen, from, to);
+    return piece ? [{ share, ...piece }] : [];
+  });
 }
 
 /** Each stretch at this share, and the mean of those at 100 % around it. */
-function pairsAt(share: number, rates: { share: number; rate: number }[]): Pair[] {
-  return rates.flatMap((one, i): Pair[] => {
-    const around = [rates[i - 1], rates[i + 1]];
+function pairsAt(share: number, steps: Step[]): Pair[] {
+  return steps.flatMap((one, i): Pair[] => {
+    const around = [steps[i - 1], steps[i + 1]];
     if (one.share !== share || around.some((free) => free?.share !== 100)) return [];
     return [[one.rate, mean(around.map((free) => free!.rate))]];
   });
@@ -139,6 +164,45 @@ function reportDecode(report: Report, load: string, share: number, pairs: Pair[]
   });
 }
 
+/** The lower quartile of the layers: those that nothing else on the host has disturbed. */
+const undisturbed = (pieces: Piece[]): number =>
+  quantile(
+    pieces.flatMap(({ layers }) => layers),
+    0.25,
+  );
+
+/**
+ * What the gate holds of a program that is bound by its launches, how long it has the card; and what is left to say of
+ * its rate: how much longer a layer takes, beside what it takes natively if the program sleeps as often by itself.
+ */
+function reportRhythm(report: Report, share: number, steps: Step[], native: Native): void {
+  const limited = steps.filter((one) => one.share === share);
+  const got = mean(limited.map(({ active }) => active));
+  const row = { group: DECODE, asked: `${share} %` };
+  report.row({
+    ...row,
+    what: `eager, at ${share}: time in which it was not held back`,
+    got: percent(got),
+    bar: "± 2 points",
+    ok: Math.abs(got - share) <= 2,
+  });
+  const more = (pieces: Piece[], base: Piece[]): string =>
+    (100 * (undisturbed(pieces) / undisturbed(base) - 1)).toFixed(2);
+  const free = steps.filter((one) => one.share === 100);
+  report.row({
+    ...row,
+    what: `eager, at ${share}: a layer, lower quartile, against the same process unlimited`,
+    got: `+${more(limited, free)} % (a native process that sleeps as long by itself: +${more(native.resting[share]!, native.free)} %)`,
+    bar: "reported",
+    ok: true,
+  });
+}
+
+interface Native {
+  free: Piece[];
+  resting: Record<number, Piece[]>;
+}
+
 /**
  * On a shared host the speed of such a program changes by a third from moment to moment, from core to core and
  * from process to process. So a session's share is changed while it runs, several times a second, and each
@@ -148,7 +212,7 @@ function reportDecode(report: Report, load: string, share: number, pairs: Pair[]
 const decode: Cell = {
   group: DECODE,
   what: "a transformer step in PyTorch",
-  seconds: 120,
+  seconds: 140,
   async run(bench, report) {
     const core = Math.max(0, navigator.hardwareConcurrency - 2);
     const words = [...python(bench, "decode.py"), "--core", `${core}`];
@@ -158,12 +222,22 @@ const decode: Cell = {
     for (const [load, seconds] of LOADS) {
       const whole = seconds * bench.scale;
       setShare(region, 100);
-      const free = await compareWithNative(session, native, load, Math.max(2, whole / 3));
-      const rates = await followSteps(session, region, load, whole);
-      for (const share of [50, 25])
-        reportDecode(report, load, share, pairsAt(share, rates), "itself unlimited");
-      const base = mean(free.map((pair) => pair[1])).toFixed(1);
-      reportDecode(report, load, 100, free, `${base} tokens/s natively`);
+      const pairs: Pair[] = [];
+      const seen: Native = { free: [], resting: { 50: [], 25: [] } };
+      for (let i = 0; i < Math.max(2, whole / 4); i++) {
+        seen.free.push(await short(native, load));
+        pairs.push([(await short(session, load)).rate, seen.free.at(-1)!.rate]);
+        if (load === "graph") continue;
+        seen.resting[50]!.push(await short(native, load, "50 50"));
+        seen.resting[25]!.push(await short(native, load, "25 75"));
+      }
+      const steps = await followSteps(session, region, load, whole);
+      for (const share of [50, 25]) {
+        reportDecode(report, load, share, pairsAt(share, steps), "itself unlimited");
+        if (load === "eager") reportRhythm(report, share, steps, seen);
+      }
+      const base = mean(pairs.map((pair) => pair[1])).toFixed(1);
+      reportDecode(report, load, 100, pairs, `${base} tokens/s natively`);
     }
     const { launches } = JSON.parse(await native.ask("launches")) as { launches: number };
     const row = { group: DECODE, what: "launches of an eager token", asked: "about 1,500" };
