@@ -14,6 +14,9 @@
 #define STEADY_PART 20U /* a result is as predicted if it is off by less than this part */
 /* A group that has ended so soon after its last launch: the GPU had been waiting for launches. */
 #define BEHIND_NS UINT64_C(50000)
+/* A mark recorded so long after its work was to have ended tells when it was recorded: a thread may
+ * have to pause, and the call itself takes longer in a cold one. */
+#define OVERDUE_NS UINT64_C(20000)
 #define ANCHOR_NS UINT64_C(20000)           /* recording an event takes less */
 #define ANCHOR_LASTS_NS UINT64_C(100000000) /* the two clocks drift apart */
 
@@ -221,15 +224,15 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     CUevent group_start = trial ? NULL : track->group_start;
     /* What was submitted before the record is covered; what other threads add meanwhile may not be.
      */
-    uint64_t covers = track->submitted_ns;
+    uint64_t covers = track->submitted_ns, predicted = track->flight_end_ns;
     pthread_mutex_unlock(track->lock);
     timed = timed || trial || group_start;
-    uint64_t recorded = group_start ? vgpu_now_ns() : 0;
     CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
     if (event && !record(track, event)) {
         event_put(track->clock, timed, event);
         event = NULL;
     }
+    uint64_t recorded = timed ? vgpu_now_ns() : 0;
     if (!event) {
         pthread_mutex_lock(track->lock);
         if (trial) trial->in_flight = 0;
@@ -243,6 +246,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
                                .timed = timed,
                                .covers_ns = covers,
                                .recorded_ns = recorded,
+                               .predicted_ns = predicted,
                                .trial = trial,
                                .start = trial ? trial_start : NULL};
     if (!trial && group_start && group_start == track->group_start) {
@@ -293,13 +297,15 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     struct vgpu_clock *clock = track->clock;
     uint64_t took = mark->start ? elapsed_ns(mark->start, mark->end) : 0;
     uint64_t end = map_end(track, mark);
+    bool gpu_waited = end && end < mark->recorded_ns + BEHIND_NS;
+    if (gpu_waited && mark->predicted_ns + OVERDUE_NS < mark->recorded_ns) end = mark->predicted_ns;
     pthread_mutex_lock(track->lock);
     if (end) track->slice_end_ns = end;
     if (mark->trial) {
         if (took) vgpu_book_learn(mark->trial, took);
         mark->trial->in_flight = 0;
     } else if (mark->start) {
-        learn_group(track, took, end && end < mark->recorded_ns + BEHIND_NS);
+        learn_group(track, took, gpu_waited);
     }
     pthread_mutex_unlock(track->lock);
     event_put(clock, true, mark->start);

@@ -27,7 +27,7 @@
 
 #define VGPU_MARK_QUEUE 64U
 #define VGPU_GROUP_LAUNCHES 64U
-#define VGPU_GROUP_NS UINT64_C(250000)
+#define VGPU_GROUP_NS 250000U
 /* Of so many groups one is timed, which costs 5 us of GPU time … */
 #define VGPU_GROUP_TIMED_ONE_IN 8U
 #define VGPU_GROUP_STEADY_ONE_IN 64U /* … once VGPU_GROUP_STEADY results were as predicted */
@@ -36,12 +36,11 @@
 /* At most so much between two marks: as a rule, where work is known to end when it is predicted
  * to, and where launches set the pace. */
 struct vgpu_mark_every {
-    uint64_t ns;
-    uint32_t launches;
+    uint32_t ns, launches;
 };
 #define VGPU_MARK_EVERY ((struct vgpu_mark_every){VGPU_GROUP_NS, VGPU_GROUP_LAUNCHES})
-#define VGPU_MARK_CALM ((struct vgpu_mark_every){UINT64_C(1000000), VGPU_GROUP_LAUNCHES})
-#define VGPU_MARK_BOUND ((struct vgpu_mark_every){UINT64_C(4000000), 256})
+#define VGPU_MARK_CALM ((struct vgpu_mark_every){1000000, VGPU_GROUP_LAUNCHES})
+#define VGPU_MARK_BOUND ((struct vgpu_mark_every){4000000, 256})
 
 struct vgpu_clock; /* per context: event pools and the anchor */
 
@@ -49,7 +48,8 @@ struct vgpu_mark {
     CUevent end, start; /* start: of a timed group or trial, else NULL */
     bool timed;
     uint64_t covers_ns;            /* the track's submitted_ns when the mark was recorded … */
-    uint64_t recorded_ns;          /* … and, of a timed group, when that was */
+    uint64_t recorded_ns;          /* … when that was, of a timed one, … */
+    uint64_t predicted_ns;         /* … and when it was to have ended */
     struct vgpu_book_entry *trial; /* the one launch between start and end */
 };
 

@@ -423,6 +423,7 @@ static inline bool submit_granted(struct vgpu_pace *pace, struct vgpu_track *tra
     /* The driver leaves little of us in the caches, and nothing is loaded ahead across a lock. */
     __builtin_prefetch(&pace->slice_flight_ns, 1);
     __builtin_prefetch(&pace->last_submit_ns, 1);
+    __builtin_prefetch(&pace->slice);
     __builtin_prefetch(&track->per_thread, 1);
     __builtin_prefetch(&track->launches, 1);
     __builtin_prefetch(vgpu_book_home(pace->book, key));
@@ -704,11 +705,14 @@ void vgpu_pace_look(void) {
     struct vgpu_sync sync;
     vgpu_pace_sync_begin(&sync, NULL, false, false);
     if (!sync.pace) return;
-    /* After a short wait there is nothing to learn: pauses that short are part of the occupancy. */
+    /* After a short wait, or long before all has drained, there is nothing to learn: pauses that
+     * short are part of the occupancy. */
     pthread_mutex_lock(&sync.pace->lock);
-    uint64_t last = sync.pace->last_submit_ns;
+    uint64_t last = sync.pace->last_submit_ns, end = sync.pace->flight_end_ns;
     pthread_mutex_unlock(&sync.pace->lock);
-    if (vgpu_now_ns() > last + VGPU_GATE_PAUSE_NS) vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
+    uint64_t now = vgpu_now_ns();
+    if (now > last + VGPU_GATE_PAUSE_NS && now + VGPU_GATE_PAUSE_NS > end)
+        vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
 }
 
 uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {

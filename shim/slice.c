@@ -405,8 +405,10 @@ static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
 static void learn_bound(struct vgpu_pace *pace, uint64_t took_ns) {
     if (took_ns < VGPU_GATE_PAUSE_NS) return;
     bool bound = pace->ahead_ns < earlier(took_ns / 8, BOUND_AHEAD_NS);
-    if (!bound) pace->bound_slices = 0;
-    else if (!vgpu_slice_is_bound(pace)) pace->bound_slices++;
+    /* A host that is slow for a moment, or a wrong prediction, does not change what a program is.
+     */
+    if (bound) pace->bound_slices += pace->bound_slices < 2 * VGPU_BOUND_SLICES;
+    else pace->bound_slices -= pace->bound_slices < 2 ? pace->bound_slices : 2;
 }
 
 void vgpu_slice_note_pace(struct vgpu_pace *pace, uint64_t now_ns) {

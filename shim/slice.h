@@ -13,7 +13,7 @@
 #include "session.h"
 
 #define VGPU_DEAF_NS UINT64_C(64000000) /* no sign of life from the holder: robbed */
-#define VGPU_BOUND_SLICES 4U            /* so many in a row, and launches set the program's pace */
+#define VGPU_BOUND_SLICES 4U            /* so many of late, and launches set the program's pace */
 #define VGPU_ENDLESS_NS UINT64_C(250000000) /* draining longer than this: robbed, or the valve */
 
 struct vgpu_pace {
@@ -33,18 +33,18 @@ struct vgpu_pace {
     const void *last_lane; /* the thread that submitted last */
     uint64_t mixed_ns;     /* when a thread last submitted after another one; 0 = never */
     uint64_t drained_ns;   /* all confirmed ended, since then; 0 = something is in flight */
-    uint32_t bound_slices; /* in a row, in which launches were never far ahead of the GPU */
     uint32_t overlap; /* how long predicted work really takes, in 1/1024: streams share the GPU */
-    bool joined;      /* we hold `slice` */
-    bool started;     /* … and have submitted into it */
-    bool looked;      /* since the last submit */
-    bool watched;     /* the watcher runs */
-    bool mps;         /* kernels of other sessions may run beside ours */
-    bool freed;       /* our device had no share meanwhile */
-    uint32_t frees;   /* … and no device had one, so often, when it last was seen */
-    bool calm;        /* the last ones have drained when they were predicted to */
-    bool timed;       /* when it has drained is to be told by the GPU\'s clock */
     struct vgpu_mark_every every; /* work of this slice between two marks */
+    bool joined;                  /* we hold `slice` */
+    bool started;                 /* … and have submitted into it */
+    bool looked;                  /* since the last submit */
+    bool watched;                 /* the watcher runs */
+    bool mps;                     /* kernels of other sessions may run beside ours */
+    bool calm;                    /* the last slices have drained when they were predicted to */
+    bool timed;                   /* when this one has drained is to be told by the GPU's clock */
+    bool freed;                   /* our device had no share meanwhile */
+    uint32_t frees;               /* … and no device had one, so often, when it last was seen */
+    uint32_t bound_slices;        /* of late, in which launches were never far ahead of the GPU */
     struct vgpu_gate_slice slice;
     uint64_t joined_ns; /* when we took it, or our part of it */
 
