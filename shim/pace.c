@@ -283,9 +283,8 @@ static uint64_t flight_of(const struct vgpu_pace *pace, uint64_t predicted_ns) {
 
 /* What to do with a launch predicted to take `flight` ns while we hold a slice, or (holds false)
  * while it is being closed. Caller holds the lock. */
-static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passage *passage,
-                           bool holds, uint64_t flight, uint64_t now, uint64_t request,
-                           uint64_t *until) {
+static enum step find_room(struct vgpu_pace *pace, const struct vgpu_passage *passage, bool holds,
+                           uint64_t flight, uint64_t now, uint64_t request, uint64_t *until) {
     const struct vgpu_book_entry *entry = passage->entry;
     if (!entry->timed && entry->in_flight && now < request + trial_patience(passage)) {
         *until = now + 12000;
@@ -302,6 +301,8 @@ static enum step find_room(const struct vgpu_pace *pace, const struct vgpu_passa
     }
     if (now > request + VGPU_STALL_ONE_NS) return ADMIT;
     uint64_t window = window_of(pace, now, end);
+    pace->room_end_ns = earlier(pace->slice.end_ns, end);
+    pace->room_window_ns = window;
     if (vgpu_slice_is_shared(pace) && !entry->timed && now < pace->flight_end_ns) {
         *until = earlier(pace->flight_end_ns + 12000, now + VGPU_STALL_NS);
         return WAIT_GPU;
@@ -345,6 +346,7 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         *until = now + 20000;
         return WAIT_GPU;
     }
+    pace->room_end_ns = 0;
     end_freed_slice(pace);
     vgpu_slice_note_rest(pace, request);
     if (pace->joined && pace->started) {
@@ -406,14 +408,6 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     pace->drained_ns = 0;
     pace->looked = pace->told = pace->rested = pace->gave_up = false;
     pace->started = true;
-}
-
-/* Keeps for the next launches what the decision for this one was made by, unless the slice is being
- * closed. Caller holds the lock. */
-static void give_grant(struct vgpu_pace *pace, uint64_t now) {
-    uint64_t end = earlier(pace->slice.end_ns, vgpu_slice_end_ns(pace, now));
-    if (!vgpu_slice_holds(pace) || vgpu_load_relaxed(&pace->closer)) end = 0;
-    vgpu_grant_give(&pace->grant, now, vgpu_ticks(), end, window_of(pace, now, end));
 }
 
 /* Lets a launch in by the grant, if it can be let in without a wait, and needs nothing but to be
@@ -551,7 +545,9 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (never_waits && pace->joined) step = ADMIT;
         if (step == ADMIT) {
             submit(pace, passage, flight, now);
-            give_grant(pace, now);
+            /* The next ones may be let in by what this one was. */
+            vgpu_grant_give(&pace->grant, now, vgpu_ticks(), pace->room_end_ns,
+                            pace->room_window_ns);
         }
         pace->looked |= step == LOOK;
         uint32_t epoch = pace->slice.epoch;

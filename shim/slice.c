@@ -706,7 +706,8 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     /* Nobody waits, and the drain is timed by its mark: it need not be seen before the next slice
      * may open. One wake-up is then enough for both. */
     if (once) return later(end, earlier(after, end + ASLEEP_NS)) + DRAINED_NS;
-    if (handed && end > now_ns) return end + DRAINED_NS; /* nobody waits for it any more */
+    /* Nobody waits for it any more. */
+    if (handed) return later(end + DRAINED_NS, now_ns + VGPU_GATE_PAUSE_NS);
     /* First when the slice was to end, then ever closer to the predicted end: predictions err both
      * ways, and a drain seen late is share lost. */
     if (end > now_ns + 20000) {

@@ -47,6 +47,8 @@ struct vgpu_pace {
     uint32_t bound_slices;        /* of late, in which launches were never far ahead of the GPU */
     struct vgpu_gate_slice slice;
     uint64_t joined_ns; /* when we took it, or our part of it */
+    /* What the last decision to let a launch in was made by; 0 = none was. */
+    uint64_t room_end_ns, room_window_ns;
 
     uint64_t begun_ns;       /* when the slice's first launch call returned; 0 = not yet */
     uint64_t overrun_ns;     /* predicted end of the first launch that ends after the slice; or 0 */

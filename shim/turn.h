@@ -41,7 +41,7 @@
 #define VGPU_TURN_LATE_NS UINT64_C(250000)
 #define VGPU_TURN_NEXT_NS UINT64_C(150000) /* who is not next looks so much later */
 #define VGPU_TURN_SAID_NS UINT64_C(500000) /* by then the holder has said when that is */
-#define VGPU_TURN_POLL_NS UINT64_C(25000)
+#define VGPU_TURN_POLL_NS UINT64_C(16000)
 #define VGPU_TURN_POLL_FOR_NS UINT64_C(1000000) /* … but no longer than that beyond it */
 #define VGPU_TURN_DEAF_NS UINT64_C(64000000)
 #define VGPU_TURN_ENDLESS_NS UINT64_C(250000000)

@@ -97,6 +97,20 @@ static void launch_bound(int stream) {
     for (; machine_ns < end_of_test; paced_launches++) launch(stream, 2 * US, 4 * US);
 }
 
+/* The same in four streams, by a driver that takes its time before the GPU has the kernel, most of
+ * it at first: timed events are as far apart as launches, and the kernels seem to be long. */
+static void bound_in_four(int stream) {
+    for (; machine_ns < end_of_test; paced_launches++) {
+        struct vgpu_passage passage = {0};
+        CUstream handle = handle_of(stream + (int)(paced_launches % 4));
+        vgpu_pace_enter(&passage, handle, false, vgpu_book_key((void *)0x2000, 132, 64),
+                        (const void *)0x2000);
+        spend(paced_launches < 40 ? 30 * US : 3 * US);
+        submit_op(handle, KERNEL, 2 * US, NULL);
+        vgpu_pace_leave(&passage);
+    }
+}
+
 /* … and 50 of them at a time, with a pause that is not charged. */
 static void in_bursts(int stream) {
     while (machine_ns < end_of_test) {
@@ -256,6 +270,10 @@ int main(void) {
     check(four > 23.5 && four < 26, "four threads with a stream each at 25 %", four);
     double bound = launches_of(launch_bound, 250000, 2e9 / 4e3);
     check(bound > 24 && bound < 26, "launches of 2 us kernels, one each 4 us, at 25 %", bound);
+    check(region->devices[0].slices < 2000 / 100 + 30, "… is held back seldom: slices in 2 s",
+          (double)region->devices[0].slices);
+    double in_four = launches_of(bound_in_four, 100000, 2e9 / 3e3);
+    check(in_four > 9.5 && in_four < 10.5, "the same in four streams, at 10 %", in_four);
     check(region->devices[0].slices < 2000 / 100 + 30, "… is held back seldom: slices in 2 s",
           (double)region->devices[0].slices);
     for (uint32_t share = 250000; share <= 500000; share += 250000) {
