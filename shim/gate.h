@@ -31,7 +31,7 @@
 #include "region.h"
 
 #define VGPU_GATE_CREDIT_NS UINT64_C(50000000) /* what an idle session may have saved up */
-/* Alone: a slice is share × this. It costs 75 to 90 µs of CPU time; at 10 ms a new share takes up
+/* Alone: a slice is share × this. It costs 50 to 80 µs of CPU time; at 10 ms a new share takes up
  * to 127 ms to show. */
 #define VGPU_GATE_PERIOD_NS UINT64_C(8000000)
 /* For a program whose launches set the pace: a nap costs it its caches, on an H200's host 0.7 ms.
