@@ -346,7 +346,6 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
         *until = now + 20000;
         return WAIT_GPU;
     }
-    pace->room_end_ns = 0;
     end_freed_slice(pace);
     vgpu_slice_note_rest(pace, request);
     if (pace->joined && pace->started) {
@@ -537,6 +536,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (!passage->entry) passage->entry = vgpu_book_find(pace->book, key);
         uint64_t flight = flight_of(pace, vgpu_book_predict(passage->entry));
         bool named = passage->entry->named;
+        pace->room_end_ns = 0;
         enum step step = !named && makes_gangs(pace) ? ASK_NAME
                          : forced && pace->joined
                              ? ADMIT
