@@ -405,7 +405,7 @@ static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_
     if (!pace->overrun_ns && track->flight_end_ns > pace->slice.end_ns)
         pace->overrun_ns = track->flight_end_ns;
     pace->drained_ns = 0;
-    pace->looked = pace->told = pace->rested = pace->gave_up = false;
+    pace->looked = pace->rested = pace->gave_up = false;
     pace->started = true;
 }
 
@@ -618,8 +618,7 @@ static __attribute__((noinline, cold)) void enter_slowly(struct vgpu_passage *pa
     await(pace, passage, key, function);
     if (!passage->pace) return;
 
-    if (vgpu_load_relaxed(&pace->timed))
-        vgpu_track_anchor(passage->track, passage->epoch, vgpu_load_relaxed(&pace->calm));
+    vgpu_track_anchor(passage->track, passage->epoch, vgpu_load_relaxed(&pace->trusted));
     if (passage->trial) passage->trial_start = vgpu_track_start(passage->track);
     if (passage->group)
         vgpu_track_open_group(passage->track,
@@ -704,7 +703,8 @@ void vgpu_pace_look(void) {
     /* After a short wait, or long before all has drained, there is nothing to learn: pauses that
      * short are part of the occupancy. */
     pthread_mutex_lock(&sync.pace->lock);
-    uint64_t last = sync.pace->last_submit_ns, end = sync.pace->flight_end_ns;
+    uint64_t last = sync.pace->last_submit_ns;
+    uint64_t end = sync.pace->calm ? sync.pace->flight_end_ns : 0;
     pthread_mutex_unlock(&sync.pace->lock);
     uint64_t now = vgpu_now_ns();
     if (now > last + VGPU_GATE_PAUSE_NS && now + VGPU_GATE_PAUSE_NS > end)

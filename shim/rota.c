@@ -152,6 +152,7 @@ void vgpu_rota_beat(const struct vgpu_rota *rota, uint64_t now_ns) {
 }
 
 static void release(struct vgpu_rota *rota, bool drained, uint64_t now_ns) {
+    if (rota->epoch) rota->before_ns = vgpu_turn_drained_ns(&rota->place);
     if (rota->epoch && vgpu_turn_release(&rota->place, rota->epoch, drained, now_ns))
         vgpu_wake_word(rota->bell, VGPU_TURN_EAR_WAITS);
     rota->epoch = 0;
@@ -172,7 +173,8 @@ uint64_t vgpu_rota_settle(struct vgpu_rota *rota, uint64_t begun_ns, uint64_t dr
     if (!rota->in_turn) return drained_ns - begun_ns;
     bool robbed = rota->epoch && !vgpu_turn_holds(&rota->place, rota->epoch);
     if (!robbed) bury_overlap(rota);
-    return vgpu_turn_settle(&rota->place, begun_ns, drained_ns, robbed);
+    uint64_t before = rota->epoch ? vgpu_turn_drained_ns(&rota->place) : rota->before_ns;
+    return vgpu_turn_settle(&rota->place, before, begun_ns, drained_ns, robbed);
 }
 
 void vgpu_rota_leave(struct vgpu_rota *rota, uint64_t now_ns) {

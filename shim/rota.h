@@ -14,6 +14,7 @@ struct vgpu_rota {
     struct vgpu_place_on_board place; /* board NULL: we gate alone */
     uint32_t *bell;      /* futex of all who wait here: the board's, or the session's alone */
     uint32_t epoch;      /* of the turn that covers our slice; 0 = none */
+    uint64_t before_ns;  /* given up: when the work of those before us had drained */
     bool expected;       /* it is known when our work drains, and said so */
     bool in_turn;        /* our slice was opened with a turn: it is charged to our seat */
     bool ganged;         /* one of several turns of a slice: they are longer */

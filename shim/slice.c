@@ -20,7 +20,6 @@
 #define BOUND_AHEAD_NS UINT64_C(500000)
 #define EARLY_NS UINT64_C(8000000) /* a thread that starts cold is warm by then */
 #define STRETCHES 4U               /* so many alike, and the next one's end is taken for granted */
-#define SHORT_STRETCH 64U
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -88,21 +87,15 @@ bool vgpu_slice_is_shared(const struct vgpu_pace *pace) {
 
 static uint64_t good_ns(const struct vgpu_pace *pace) { return pace->mps ? GOOD_MPS_NS : GOOD_NS; }
 
-/* True if drains are known to come when they are predicted. */
-static bool predicts_well(const struct vgpu_pace *pace) {
-    return pace->drain_error_ns && pace->drain_error_ns < good_ns(pace); /* 0: not known yet */
+/* True if drains are known to come when they are predicted, give or take so much. */
+static bool predicts_well(const struct vgpu_pace *pace, uint64_t good) {
+    return pace->drain_error_ns && pace->drain_error_ns < good; /* 0: not known yet */
 }
 
 /* True if the stretch has come to where the last ones ended. */
 static bool rests_now(const struct vgpu_pace *pace) {
     return pace->stretches_alike >= STRETCHES &&
            pace->admitted - pace->stretch_from >= pace->stretch_usual;
-}
-
-/* True if the program will most likely rest before its slice is over, and tell us by waiting when
- * that has drained. */
-static bool makes_short_stretches(const struct vgpu_pace *pace) {
-    return pace->stretches_alike >= STRETCHES && pace->stretch_usual <= SHORT_STRETCH;
 }
 
 /* ---- sessions inside ours ---------------------------------------------------------------------
@@ -325,8 +318,8 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = pace->ahead_ns = 0;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
-    vgpu_store_relaxed(&pace->calm, predicts_well(pace));
-    vgpu_store_relaxed(&pace->timed, !makes_short_stretches(pace));
+    vgpu_store_relaxed(&pace->calm, predicts_well(pace, GOOD_NS));
+    vgpu_store_relaxed(&pace->trusted, pace->drain_error_ns < GOOD_NS);
     pace->every = vgpu_slice_is_bound(pace) ? VGPU_MARK_BOUND
                   : pace->calm              ? VGPU_MARK_CALM
                                             : VGPU_MARK_EVERY;
@@ -523,14 +516,13 @@ void vgpu_slice_note_rest(struct vgpu_pace *pace, uint64_t request_ns) {
         return;
     }
     uint32_t launches = pace->admitted - pace->stretch_from, usual = pace->stretch_usual;
-    bool alike = pace->told && launches <= usual + usual / 8 && launches + usual / 8 >= usual;
+    bool alike = launches <= usual + usual / 8 && launches + usual / 8 >= usual;
     pace->stretches_alike = alike ? pace->stretches_alike + (pace->stretches_alike < STRETCHES) : 0;
     pace->stretch_usual = alike && usual > launches ? usual : launches;
     pace->stretch_from = pace->admitted;
 }
 
 void vgpu_slice_rest(struct vgpu_pace *pace, uint64_t drained_ns) {
-    pace->told = true;
     if (!pace->joined || !pace->started || !rests_now(pace)) return;
     /* What another thread launches this moment is not marked yet, or somebody closes already. */
     if (is_launching(pace) || vgpu_load_acquire(&pace->closer)) return;
@@ -605,7 +597,7 @@ static void hand_over(struct vgpu_pace *pace, uint64_t now_ns) {
     uint64_t end = pace->flight_end_ns;
     if (!pace->promised_ns && now_ns + HAND_OVER_NS >= end) pace->promised_ns = end;
     if (pace->turns.count > 1 || !vgpu_rota_is_wanted(&pace->rota)) return;
-    bool good = predicts_well(pace);
+    bool good = predicts_well(pace, good_ns(pace));
     uint64_t frees = minus(end, good ? HAND_OVER_NS : 0);
     vgpu_rota_expect(&pace->rota, frees);
     if (good && now_ns >= frees && vgpu_rota_passes(&pace->rota, now_ns))
@@ -692,12 +684,13 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     const struct vgpu_gate_slice slice = pace->slice;
     uint64_t end = pace->flight_end_ns;
     bool marked = pace->tails_marked == slice.epoch;
-    bool wanted = vgpu_gang_turns_are_wanted(&pace->turns), handed = has_handed_over(pace);
-    bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace) &&
-                 !is_wanted_inside(pace, slice.epoch);
+    bool wanted = vgpu_gang_turns_are_wanted(&pace->turns);
+    bool inside = is_wanted_inside(pace, slice.epoch);
+    bool handed = has_handed_over(pace) && !inside;
+    bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace) && !inside;
     /* Of two streams one may wait for what is launched in the other: see stall.h. */
-    bool once = alone && pace->timed && predicts_well(pace) && end > now_ns &&
-                !used_streams_side_by_side(pace);
+    bool once =
+        alone && predicts_well(pace, GOOD_NS) && end > now_ns && !used_streams_side_by_side(pace);
     uint64_t after = once ? vgpu_gate_after(pace->gate, &slice, charged_from(pace), end) : 0;
     pthread_mutex_unlock(&pace->lock);
     if (wanted && end > now_ns + HAND_OVER_NS + 10000)

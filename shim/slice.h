@@ -41,7 +41,7 @@ struct vgpu_pace {
     bool watched;                 /* the watcher runs */
     bool mps;                     /* kernels of other sessions may run beside ours */
     bool calm;                    /* the last slices have drained when they were predicted to */
-    bool timed;                   /* when this one has drained is to be told by the GPU's clock */
+    bool trusted;                 /* … or it is not known that they have not */
     bool freed;                   /* our device had no share meanwhile */
     uint32_t frees;               /* … and no device had one, so often, when it last was seen */
     uint32_t bound_slices;        /* of late, in which launches were never far ahead of the GPU */
@@ -58,7 +58,6 @@ struct vgpu_pace {
     uint32_t stretch_from;    /* `admitted` when it began */
     uint32_t stretch_usual;   /* launches of the last ones … */
     uint32_t stretches_alike; /* … and how many of them had about so many */
-    bool told;                /* the program has waited for its work: we know when it had drained */
     bool rested;              /* the pause that goes on has been counted … */
     bool gave_up;             /* … and taken for a long one before it was */
     uint32_t slice_from;      /* `admitted` when the slice began, … */

@@ -370,16 +370,19 @@ static uint64_t end_overlap(const struct vgpu_place_on_board *place, uint64_t dr
     return minus(drained_ns, vgpu_load_relaxed(&turn->turn_overlap_ns));
 }
 
-uint64_t vgpu_turn_settle(const struct vgpu_place_on_board *place, uint64_t open_ns,
-                          uint64_t drained_ns, bool robbed) {
-    uint64_t *last = &place->board->turn.turn_drained_ns;
+uint64_t vgpu_turn_drained_ns(const struct vgpu_place_on_board *place) {
+    return vgpu_load_relaxed(&place->board->turn.turn_drained_ns);
+}
+
+uint64_t vgpu_turn_settle(const struct vgpu_place_on_board *place, uint64_t before_ns,
+                          uint64_t open_ns, uint64_t drained_ns, bool robbed) {
     uint64_t from = open_ns, overlap;
     if (robbed) {
         overlap = end_overlap(place, drained_ns);
     } else {
-        from = later(open_ns, earlier(vgpu_load_relaxed(last), drained_ns));
+        from = later(open_ns, earlier(before_ns, drained_ns));
         overlap = overlap_of(place, from, drained_ns);
-        vgpu_max_relaxed(last, drained_ns);
+        vgpu_max_relaxed(&place->board->turn.turn_drained_ns, drained_ns);
     }
     uint64_t charge = minus(drained_ns, from);
     charge -= earlier(overlap, charge) / 2;

@@ -101,11 +101,15 @@ bool vgpu_turn_release(const struct vgpu_place_on_board *place, uint32_t epoch, 
 /* Adds to our v. */
 void vgpu_turn_charge(const struct vgpu_place_on_board *place, uint64_t charge_ns);
 
-/* Our slice ran from open_ns to drained_ns. Returns what it is charged: not the end of our
- * predecessor's work, which it may have let us in before; and half of what ran beside a robbed
+/* When the work of those who had the turn has drained, as far as they have settled. */
+uint64_t vgpu_turn_drained_ns(const struct vgpu_place_on_board *place);
+
+/* Our slice ran from open_ns to drained_ns. before_ns: vgpu_turn_drained_ns as it was when we gave
+ * the turn up; whoever comes next may settle before us. Returns what it is charged: not the end of
+ * our predecessor's work, which it may have let us in before; and half of what ran beside a robbed
  * session's work, which pays the other half. Counts it in our v. robbed: we lost the turn. */
-uint64_t vgpu_turn_settle(const struct vgpu_place_on_board *place, uint64_t open_ns,
-                          uint64_t drained_ns, bool robbed);
+uint64_t vgpu_turn_settle(const struct vgpu_place_on_board *place, uint64_t before_ns,
+                          uint64_t open_ns, uint64_t drained_ns, bool robbed);
 
 /* What is wrong with whoever holds the turn, for a session that waits since wanted_ns. SILENT: ask
  * the system whether its process (*pid, *start_time) lives. All other doubts are reason enough. */

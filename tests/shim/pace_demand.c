@@ -78,8 +78,17 @@ static int by_size(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Percent of the card that the heavy one had; *p99_ms: of the light one's steps. */
-static double beside(uint64_t kernel_ns, uint64_t late_ns, double *p99_ms) {
+/* A kernel, a short rest, and again: it takes and gives up the turn all the time. */
+static void small(int gpu) {
+    running->gpu = gpu;
+    while (machine_ns < end_of_test) {
+        launch_on(1, 30 * US);
+        synchronize(1);
+        sleep_until(machine_ns + 150 * US, NULL);
+    }
+}
+
+static void begin(uint64_t kernel_ns, uint64_t late_ns, uint32_t light_ppm, uint32_t heavy_ppm) {
     begin_session(VGPU_WHOLE_GPU);
     memset(board, 0, sizeof *board);
     board->header.seats_used = 2;
@@ -89,14 +98,42 @@ static double beside(uint64_t kernel_ns, uint64_t late_ns, double *p99_ms) {
     count_from = machine_ns + 1000 * MS;
     heavy_kernel_ns = kernel_ns;
     heavy_ns = 0;
-    new_session(0, 250000);
-    new_session(1, 750000);
+    new_session(0, light_ppm);
+    new_session(1, heavy_ppm);
+}
+
+static double percent_of_heavy(void) {
+    return 100.0 * (double)heavy_ns / (double)(end_of_test - count_from);
+}
+
+/* Percent of the card that the heavy one had; *p99_ms: of the light one's steps. */
+static double beside(uint64_t kernel_ns, uint64_t late_ns, double *p99_ms) {
+    begin(kernel_ns, late_ns, 250000, 750000);
     start(light, 0)->gpu = 0;
     start(heavy, 1)->gpu = 1;
     if (!run_threads(end_of_test + 2000 * MS)) return -1; /* somebody hangs */
     qsort(latencies, (size_t)steps, sizeof *latencies, by_size);
     *p99_ms = (double)latencies[steps * 99 / 100] / (double)MS;
-    return 100.0 * (double)heavy_ns / (double)(end_of_test - count_from);
+    return percent_of_heavy();
+}
+
+/* The small one comes and goes within the end of the other's work, which has let it in before. */
+static void test_beside_small(void) {
+    for (int mps = 0; mps < 2; mps++) {
+        under_mps = mps;
+        for (uint32_t share = 30; share <= 60; share += 30) {
+            char name[96];
+            begin(share == 30 ? 200 * US : MS, 110 * US, 10 * 10000, share * 10000);
+            start(small, 0)->gpu = 0;
+            start(heavy, 1)->gpu = 1;
+            bool ended = run_threads(end_of_test + 2000 * MS);
+            double got = percent_of_heavy();
+            snprintf(name, sizeof name, "%s: %u %% beside one that comes and goes",
+                     mps ? "under MPS" : "without MPS", share);
+            check(ended && got > share - 1.5 && got < share + 1.5, name, got);
+        }
+    }
+    under_mps = false;
 }
 
 int main(void) {
@@ -115,5 +152,6 @@ int main(void) {
                 check(p99_ms > 0 && p99_ms < 3.1, "the light one's p99, ms of work 1", p99_ms);
             }
     }
+    test_beside_small();
     return failures != 0;
 }

@@ -58,8 +58,8 @@ static void test_calls(void) {
     begin_session(900000);
     start(open_slices, 1);
     run_threads(machine_ns + 1000 * MS);
-    check(seen.sum == 0, "250 launches that open a slice, and rest: driver calls of ours",
-          seen.sum);
+    check(seen.sum >= 1 && seen.sum <= 2,
+          "250 launches that open a slice: driver calls, an anchor in 100 ms", seen.sum);
     check(seen.clocks <= 5, "clock reads of one", seen.clocks);
     check(region->devices[0].slices >= 499, "slices", (double)region->devices[0].slices);
 

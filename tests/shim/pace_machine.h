@@ -344,9 +344,10 @@ static CUresult elapsed(float *ms, CUevent from, CUevent to) {
     return CUDA_SUCCESS;
 }
 
+static bool under_mps;
 static CUresult get_attribute(int *value, CUdevice_attribute which, CUdevice device) {
-    (void)which, (void)device;
-    *value = 0;
+    (void)device;
+    *value = which == CU_DEVICE_ATTRIBUTE_MPS_ENABLED && under_mps;
     return CUDA_SUCCESS;
 }
 

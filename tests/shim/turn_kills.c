@@ -215,7 +215,7 @@ static void *take_turns(void *argument) {
         vgpu_add_relaxed(&taken, UINT64_C(1));
         uint64_t end = vgpu_turn_end_ns(&place, epoch, VGPU_TURN_QUANTUM_NS, real_ns());
         if (end == 0) vgpu_add_seq_cst(&twice, 1U); /* nobody robs here */
-        vgpu_turn_settle(&place, real_ns() - 1000, real_ns(), false);
+        vgpu_turn_settle(&place, vgpu_turn_drained_ns(&place), real_ns() - 1000, real_ns(), false);
         vgpu_sub_seq_cst(&inside, 1U);
         vgpu_turn_release(&place, epoch, true, real_ns());
     }

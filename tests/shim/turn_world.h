@@ -46,7 +46,7 @@ struct tenant {
     struct vgpu_gate_slice slice;
     uint32_t epoch;
     bool handed_over, started, company;
-    uint64_t request_ns, flight_end_ns, due_ns, backlog_ns;
+    uint64_t request_ns, flight_end_ns, due_ns, backlog_ns, before_ns;
     /* What came of it. */
     uint64_t done_ns, steps_due, steps_done, slow_steps, step_from_ns;
     uint64_t ready_ns;   /* since when its schedule allows a slice that it does not get */
@@ -168,7 +168,10 @@ static inline void watch_holder(struct world *world, struct tenant *tenant) {
 /* Closes the slice: its work had ended at drained_ns. */
 static inline void leave(struct world *world, struct tenant *tenant, uint64_t drained_ns) {
     bool robbed = !tenant->handed_over && !has_turn(tenant);
-    uint64_t charge = vgpu_turn_settle(&tenant->place, tenant->slice.open_ns, drained_ns, robbed);
+    uint64_t before =
+        tenant->handed_over ? tenant->before_ns : vgpu_turn_drained_ns(&tenant->place);
+    uint64_t charge =
+        vgpu_turn_settle(&tenant->place, before, tenant->slice.open_ns, drained_ns, robbed);
     if (!robbed) {
         /* Nobody else's work ran between this slice's beginning and its end. Who was stopped after
          * it had handed over comes here after the next. */
@@ -305,6 +308,7 @@ static inline void drain(struct world *world, struct tenant *tenant) {
         bool near = world->now + HAND_OVER_NS >= tenant->flight_end_ns;
         if (near && !tenant->handed_over && has_turn(tenant) &&
             vgpu_turn_passes(&tenant->place, tenant->epoch, world->now)) {
+            tenant->before_ns = vgpu_turn_drained_ns(&tenant->place);
             vgpu_turn_release(&tenant->place, tenant->epoch, false, world->now);
             tenant->handed_over = true;
             ring(world);
