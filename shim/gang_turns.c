@@ -1,13 +1,11 @@
 #include "gang_turns.h"
 
 #include "atomics.h"
+#include "times.h"
 #include "wait.h"
 
 /* While we wait for the next turn, what we have already lies idle. */
 #define KEEP_NS UINT64_C(40000000)
-
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 static void give_back(struct vgpu_gang_turns *turns, uint64_t now_ns) {
     for (uint32_t i = 0; i < turns->count; i++)

@@ -1,6 +1,7 @@
 #include "gate.h"
 
 #include "atomics.h"
+#include "times.h"
 
 #define TICK_NS UINT64_C(100)
 #define EPOCHS 32768U
@@ -22,10 +23,6 @@ static uint64_t to_ticks(struct vgpu_gate gate, uint64_t ns) {
 static uint64_t to_ns(struct vgpu_gate gate, uint64_t ticks) {
     return gate.start_ns + ticks * TICK_NS;
 }
-
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
 static uint32_t share_of(struct vgpu_gate gate) {
     uint32_t ppm = gate.share_ppm ? gate.share_ppm : vgpu_gate_share(gate.device);

@@ -58,15 +58,19 @@ static bool is_legacy(CUstream stream, bool per_thread) {
     return stream == CU_STREAM_LEGACY || (!stream && !per_thread);
 }
 
-/* The call's stream as the driver is to get it, and its place in the order of the streams. */
+/* The call's stream as the driver is to get it. */
+static CUresult swap(CUstream *stream, bool per_thread) {
+    return __builtin_expect(vgpu_thread_stream_is(*stream, per_thread), 0)
+               ? vgpu_thread_stream_swap(stream)
+               : CUDA_SUCCESS;
+}
+
+/* The same, and its place in the order of the streams. */
 static CUresult enter(CUstream *stream, bool per_thread, enum vgpu_order_kind kind,
                       struct vgpu_order *order) {
-    if (__builtin_expect(vgpu_thread_stream_is(*stream, per_thread), 0)) {
-        CUresult rc = vgpu_thread_stream_swap(stream);
-        if (rc != CUDA_SUCCESS) return rc;
-    }
-    vgpu_order_begin(order, *stream, is_legacy(*stream, per_thread), kind);
-    return CUDA_SUCCESS;
+    CUresult rc = swap(stream, per_thread);
+    if (rc == CUDA_SUCCESS) vgpu_order_begin(order, *stream, is_legacy(*stream, per_thread), kind);
+    return rc;
 }
 
 #define STREAM(symbol, count, at, per_thread, kind)                                                \
@@ -84,11 +88,6 @@ static CUresult enter(CUstream *stream, bool per_thread, enum vgpu_order_kind ki
 #include "streams.def"
 #undef STREAM
 #undef STREAM_ALONE
-
-static CUresult swap(CUstream *stream, bool per_thread) {
-    return vgpu_thread_stream_is(*stream, per_thread) ? vgpu_thread_stream_swap(stream)
-                                                      : CUDA_SUCCESS;
-}
 
 #define COPY_ATTRIBUTES(symbol, per_thread)                                                        \
     static CUresult front_##symbol(CUstream to, CUstream from) {                                   \

@@ -13,6 +13,7 @@
 #include "seat.h"
 #include "slice.h"
 #include "stall.h"
+#include "times.h"
 #include "wait.h"
 #include "watch.h"
 
@@ -238,9 +239,6 @@ static struct lane *find_lane(CUstream stream, bool per_thread) {
 
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace) { return pace->rota.bell; }
 uint32_t vgpu_pace_ear(const struct vgpu_pace *pace) { return vgpu_rota_ear(&pace->rota); }
-
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 /* ---- admission ---------------------------------------------------------------------------- */
 
@@ -704,7 +702,7 @@ void vgpu_pace_look(void) {
      * short are part of the occupancy. */
     pthread_mutex_lock(&sync.pace->lock);
     uint64_t last = sync.pace->last_submit_ns;
-    uint64_t end = sync.pace->calm ? sync.pace->flight_end_ns : 0;
+    uint64_t end = vgpu_slice_is_calm(sync.pace) ? sync.pace->flight_end_ns : 0;
     pthread_mutex_unlock(&sync.pace->lock);
     uint64_t now = vgpu_now_ns();
     if (now > last + VGPU_GATE_PAUSE_NS && now + VGPU_GATE_PAUSE_NS > end)

@@ -2,6 +2,7 @@
 
 #include "atomics.h"
 #include "slot.h"
+#include "times.h"
 #include "wait.h"
 
 #define OPENING_NS UINT64_C(20000)  /* between opening a slice and saying who takes part */
@@ -24,10 +25,6 @@
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
 #define OVERLAP_ALONE_MIN 896U /* of one stream */
-
-static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 static uint32_t slots_used(const struct vgpu_pace *pace) {
     uint32_t used = vgpu_load_acquire(&pace->session->region->header.slots_used);
@@ -92,11 +89,7 @@ static bool predicts_well(const struct vgpu_pace *pace, uint64_t good) {
     return pace->drain_error_ns && pace->drain_error_ns < good; /* 0: not known yet */
 }
 
-/* True if the stretch has come to where the last ones ended. */
-static bool rests_now(const struct vgpu_pace *pace) {
-    return pace->stretches_alike >= STRETCHES &&
-           pace->admitted - pace->stretch_from >= pace->stretch_usual;
-}
+bool vgpu_slice_is_calm(const struct vgpu_pace *pace) { return predicts_well(pace, GOOD_NS); }
 
 /* ---- sessions inside ours ---------------------------------------------------------------------
  */
@@ -318,11 +311,10 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = pace->ahead_ns = 0;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
-    vgpu_store_relaxed(&pace->calm, predicts_well(pace, GOOD_NS));
     vgpu_store_relaxed(&pace->trusted, pace->drain_error_ns < GOOD_NS);
-    pace->every = vgpu_slice_is_bound(pace) ? VGPU_MARK_BOUND
-                  : pace->calm              ? VGPU_MARK_CALM
-                                            : VGPU_MARK_EVERY;
+    pace->every = vgpu_slice_is_bound(pace)  ? VGPU_MARK_BOUND
+                  : vgpu_slice_is_calm(pace) ? VGPU_MARK_CALM
+                                             : VGPU_MARK_EVERY;
     return true;
 }
 
@@ -508,6 +500,12 @@ static bool is_launching(const struct vgpu_pace *pace) {
 
 /* ---- programs that rest ---------------------------------------------------------------- */
 
+/* True if the stretch has come to where the last ones ended. */
+static bool rests_now(const struct vgpu_pace *pace) {
+    return pace->stretches_alike >= STRETCHES &&
+           pace->admitted - pace->stretch_from >= pace->stretch_usual;
+}
+
 void vgpu_slice_note_rest(struct vgpu_pace *pace, uint64_t request_ns) {
     if (!pace->drained_ns || pace->rested) return;
     pace->rested = true;
@@ -690,7 +688,7 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace) && !inside;
     /* Of two streams one may wait for what is launched in the other: see stall.h. */
     bool once =
-        alone && predicts_well(pace, GOOD_NS) && end > now_ns && !used_streams_side_by_side(pace);
+        alone && vgpu_slice_is_calm(pace) && end > now_ns && !used_streams_side_by_side(pace);
     uint64_t after = once ? vgpu_gate_after(pace->gate, &slice, charged_from(pace), end) : 0;
     pthread_mutex_unlock(&pace->lock);
     if (wanted && end > now_ns + HAND_OVER_NS + 10000)

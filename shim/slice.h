@@ -40,11 +40,10 @@ struct vgpu_pace {
     bool looked;                  /* since the last submit */
     bool watched;                 /* the watcher runs */
     bool mps;                     /* kernels of other sessions may run beside ours */
-    bool calm;                    /* the last slices have drained when they were predicted to */
-    bool trusted;                 /* … or it is not known that they have not */
-    bool freed;                   /* our device had no share meanwhile */
-    uint32_t frees;               /* … and no device had one, so often, when it last was seen */
-    uint32_t bound_slices;        /* of late, in which launches were never far ahead of the GPU */
+    bool trusted;   /* no slice of late has drained at another time than it was predicted to */
+    bool freed;     /* our device had no share meanwhile */
+    uint32_t frees; /* … and no device had one, so often, when it last was seen */
+    uint32_t bound_slices; /* of late, in which launches were never far ahead of the GPU */
     struct vgpu_gate_slice slice;
     uint64_t joined_ns; /* when we took it, or our part of it */
     /* What the last decision to let a launch in was made by; 0 = none was. */
@@ -96,6 +95,9 @@ struct vgpu_pace {
 static inline bool vgpu_slice_is_bound(const struct vgpu_pace *pace) {
     return pace->bound_slices >= VGPU_BOUND_SLICES;
 }
+
+/* True if the last slices have drained when they were predicted to. Caller holds the lock. */
+bool vgpu_slice_is_calm(const struct vgpu_pace *pace);
 
 /* A launch is being submitted now_ns. For slices of programs that are bound by their launches:
  * where they have come to early in the slice. Caller holds the lock. */

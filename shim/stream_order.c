@@ -6,6 +6,7 @@
 #include "capture.h"
 #include "interpose.h"
 #include "partition.h"
+#include "times.h"
 
 /* A context that had blocking streams, and its legacy one. Never freed. */
 struct legacy {
@@ -32,8 +33,6 @@ uint32_t vgpu_blocking_streams;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* held for moments, not in driver calls */
 /* Our own calls pass the fronts again. */
 static __thread bool ours __attribute__((tls_model("initial-exec")));
-
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
 
 static struct blocking *find(CUstream stream) {
     struct blocking *found = stream ? blockings : NULL;

@@ -2,6 +2,7 @@
 
 #include "atomics.h"
 #include "slot.h"
+#include "times.h"
 #include "wait.h"
 
 #define TICK_NS UINT64_C(100)
@@ -10,10 +11,6 @@
 #define EPOCHS (1U << 20)
 #define LEAST_SHARE_PPM UINT64_C(10000)
 #define LEAST_WEIGHT_PPM UINT64_C(5000)
-
-static uint64_t later(uint64_t a, uint64_t b) { return a > b ? a : b; }
-static uint64_t earlier(uint64_t a, uint64_t b) { return a < b ? a : b; }
-static uint64_t minus(uint64_t a, uint64_t b) { return a > b ? a - b : 0; }
 
 /* ---- the word ---------------------------------------------------------------------------------
  */
