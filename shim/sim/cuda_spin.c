@@ -2,7 +2,6 @@
  * barriers do. They see it only while their process has the card. */
 #include "cuda_sim.h"
 
-/* The word counts up for ever, so that the same one serves round after round. */
 static void start(struct spinner *spinner) {
     const struct work *work = &spinner->work;
     spinner->started = true;
@@ -12,10 +11,10 @@ static void start(struct spinner *spinner) {
     spinner->goal = (before / work->spin.value + 1) * work->spin.value;
 }
 
+/* The word counts up: whoever looks late must not miss it. */
 static bool satisfied(const struct spinner *spinner) {
     uint32_t word = __atomic_load_n((const uint32_t *)spinner->work.spin.word, __ATOMIC_ACQUIRE);
-    return spinner->work.kind == WORK_SPIN ? word == spinner->goal
-                                           : (int32_t)(word - spinner->goal) >= 0;
+    return (int32_t)(word - spinner->goal) >= 0;
 }
 
 bool spin_step(struct lane *lane, struct spinner *spinner) {

@@ -72,6 +72,11 @@ static void streams(void) {
     MUST(cuStreamSynchronize(a));
     MUST(cuMemcpyDtoH_v2(&seen, word + 4, 4));
     CHECK("and runs then", seen == 9);
+    write_by_kernel(word, 6, b);
+    MUST(cuStreamSynchronize(b));
+    wait_for(word, 5, a);
+    MUST(cuStreamSynchronize(a));
+    CHECK("a value that has been passed counts as reached", 1);
 }
 
 static void rounds(void) {
