@@ -62,3 +62,13 @@ void vgpu_book_learn_group(const struct vgpu_book_member *members, unsigned coun
         vgpu_book_learn(entry, (uint64_t)((double)members[i].predicted_ns * ratio));
     }
 }
+
+void vgpu_book_doubt(const struct vgpu_book_member *members, unsigned count) {
+    for (unsigned i = 0; i < count; i++) {
+        const struct vgpu_book_entry *entry = members[i].entry;
+        if (entry->suspect || entry->spins || entry->talks) return;
+    }
+    for (unsigned i = 0; i < count; i++)
+        if (members[i].entry->timed >= VGPU_BOOK_TRIALS)
+            members[i].entry->timed = VGPU_BOOK_TRIALS - 1;
+}

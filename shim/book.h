@@ -88,4 +88,8 @@ struct vgpu_book_member {
 void vgpu_book_learn_group(const struct vgpu_book_member *members, unsigned count,
                            uint64_t measured_ns);
 
+/* A group took far longer than predicted while the GPU had waited for it, too: where its launches
+ * can be timed alone, the next ones are. */
+void vgpu_book_doubt(const struct vgpu_book_member *members, unsigned count);
+
 #endif

@@ -137,6 +137,7 @@ void vgpu_gang_turns_leave(struct vgpu_gang_turns *turns, uint64_t now_ns) {
     for (uint32_t i = 0; i < turns->count; i++) vgpu_rota_leave(turns->rotas[i], now_ns);
 }
 
-void vgpu_gang_turns_reclaim(struct vgpu_gang_turns *turns, uint64_t now_ns) {
-    for (uint32_t i = 0; i < turns->count; i++) vgpu_rota_reclaim(turns->rotas[i], now_ns);
+void vgpu_gang_turns_reclaim(struct vgpu_gang_turns *turns, uint64_t before_ns, uint64_t now_ns) {
+    for (uint32_t i = 0; i < turns->count; i++)
+        vgpu_rota_reclaim(turns->rotas[i], before_ns, now_ns);
 }

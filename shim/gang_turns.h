@@ -49,6 +49,6 @@ void vgpu_gang_turns_beat(const struct vgpu_gang_turns *turns, uint64_t now_ns);
 uint64_t vgpu_gang_turns_settle(struct vgpu_gang_turns *turns, uint64_t begun_ns,
                                 uint64_t drained_ns);
 void vgpu_gang_turns_leave(struct vgpu_gang_turns *turns, uint64_t now_ns);
-void vgpu_gang_turns_reclaim(struct vgpu_gang_turns *turns, uint64_t now_ns);
+void vgpu_gang_turns_reclaim(struct vgpu_gang_turns *turns, uint64_t before_ns, uint64_t now_ns);
 
 #endif

@@ -2,6 +2,7 @@
  * one line of memory and one branch. */
 #include "copy.h"
 #include "interpose.h"
+#include "pace.h"
 #include "stream_order.h"
 
 /* COPY(symbol, parameters, arguments, charge): `charge` adds to `copies` and waits. */
@@ -14,7 +15,7 @@
         return REAL(symbol) arguments;                                                             \
     }
 
-/* On the legacy stream, without naming it. */
+/* On the legacy stream, without naming it; the program waits for it. */
 #define COPY_NOW(symbol, parameters, arguments, add)                                               \
     VGPU_EXPORT CUresult symbol parameters {                                                       \
         if (__builtin_expect(vgpu_copy_limited(), 0)) {                                            \
@@ -22,7 +23,9 @@
             add;                                                                                   \
             vgpu_copy_wait(&copies);                                                               \
         }                                                                                          \
-        return VGPU_ON_LEGACY(REAL(symbol) arguments);                                             \
+        CUresult result = VGPU_ON_LEGACY(REAL(symbol) arguments);                                  \
+        if (__builtin_expect(vgpu_pace_gated(), 0)) vgpu_pace_look();                              \
+        return result;                                                                             \
     }
 
 #define IN(per_thread) vgpu_copy_wait_in(&copies, stream, per_thread)

@@ -124,8 +124,14 @@ VGPU_EXPORT CUresult cuCtxSynchronize(void) {
     WAITED(with_graphs(REAL(cuCtxSynchronize)(), NULL), NULL, false, false);
 }
 
+/* Another context than the current one is looked after when the next launch comes. */
 VGPU_EXPORT CUresult cuCtxSynchronize_v2(CUcontext context) {
-    WAITED(with_graphs(REAL(cuCtxSynchronize_v2)(context), context), NULL, false, false);
+    CUcontext current = NULL;
+    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == context)
+        WAITED(with_graphs(REAL(cuCtxSynchronize_v2)(context), context), NULL, false, false);
+    CUresult result = with_graphs(REAL(cuCtxSynchronize_v2)(context), context);
+    if (vgpu_pools_dirty()) vgpu_pools_refresh();
+    return result;
 }
 
 VGPU_EXPORT CUresult cuEventSynchronize(CUevent event) {

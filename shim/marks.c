@@ -7,6 +7,7 @@
 
 #include "atomics.h"
 #include "capture.h"
+#include "gate.h"
 #include "interpose.h"
 #include "wait.h"
 
@@ -233,14 +234,15 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
         event = NULL;
     }
     uint64_t recorded = timed ? vgpu_now_ns() : 0;
-    if (!event) {
-        pthread_mutex_lock(track->lock);
+    pthread_mutex_lock(track->lock);
+    full = track->count == VGPU_MARK_QUEUE; /* another thread may have been sooner */
+    if (!event || full) {
         if (trial) trial->in_flight = 0;
         pthread_mutex_unlock(track->lock);
+        event_put(track->clock, timed, event);
         event_put(track->clock, true, trial_start);
         return false;
     }
-    pthread_mutex_lock(track->lock);
     struct vgpu_mark *mark = &track->marks[(track->first + track->count) % VGPU_MARK_QUEUE];
     *mark = (struct vgpu_mark){.end = event,
                                .timed = timed,
@@ -254,7 +256,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
         track->group_start = NULL;
         track->group_out = true;
     }
-    if (track->count < VGPU_MARK_QUEUE) track->count++;
+    track->count++;
     track->unmarked_ns = track->submitted_ns - covers;
     track->unmarked_launches = 0;
     pthread_mutex_unlock(track->lock);
@@ -277,14 +279,22 @@ static uint64_t map_end(struct vgpu_track *track, const struct vgpu_mark *mark) 
     CUevent anchor = clock->anchor_epoch == epoch ? clock->anchor : NULL;
     uint64_t anchor_ns = clock->anchor_ns;
     pthread_mutex_unlock(&clock->lock);
-    return mark->timed && anchor ? anchor_ns + elapsed_ns(anchor, mark->end) : 0;
+    uint64_t since = mark->timed && anchor ? elapsed_ns(anchor, mark->end) : 0;
+    return since ? anchor_ns + since : 0;
 }
 
 /* A timed group took took_ns. Where the GPU was waiting for launches that is how long those took,
  * and more than was predicted says nothing about the kernels. Caller holds the lock. */
 static void learn_group(struct vgpu_track *track, uint64_t took_ns, bool gpu_waited) {
     track->group_out = false;
-    if (track->group_void || (gpu_waited && took_ns > track->group_ns)) return;
+    if (track->group_void) return;
+    if (gpu_waited && took_ns > track->group_ns) {
+        /* Each launch came so late, or the kernels have become longer. */
+        uint64_t paused_ns = track->group_count * VGPU_GATE_PAUSE_NS;
+        if (took_ns > track->group_ns + paused_ns)
+            vgpu_book_doubt(track->group, track->group_count);
+        return;
+    }
     if (took_ns) vgpu_book_learn_group(track->group, track->group_count, took_ns);
     uint64_t off =
         took_ns > track->group_ns ? took_ns - track->group_ns : track->group_ns - took_ns;
@@ -298,9 +308,13 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     uint64_t took = mark->start ? elapsed_ns(mark->start, mark->end) : 0;
     uint64_t end = map_end(track, mark);
     bool gpu_waited = end && end < mark->recorded_ns + BEHIND_NS;
-    if (gpu_waited && mark->predicted_ns + OVERDUE_NS < mark->recorded_ns) end = mark->predicted_ns;
+    bool overdue = gpu_waited && mark->predicted_ns + OVERDUE_NS < mark->recorded_ns;
+    if (overdue) end = mark->predicted_ns;
     pthread_mutex_lock(track->lock);
-    if (end) track->slice_end_ns = end;
+    if (end) {
+        track->slice_end_ns = end;
+        track->end_assumed = overdue;
+    }
     if (mark->trial) {
         if (took) vgpu_book_learn(mark->trial, took);
         mark->trial->in_flight = 0;
@@ -310,6 +324,14 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     pthread_mutex_unlock(track->lock);
     event_put(clock, true, mark->start);
     event_put(clock, mark->timed, mark->end);
+}
+
+/* One that ended in the program's failure: nothing is known of its launches. */
+static void give_up(struct vgpu_track *track, const struct vgpu_mark *mark) {
+    pthread_mutex_lock(track->lock);
+    if (mark->trial) mark->trial->in_flight = 0;
+    else if (mark->start) track->group_out = false;
+    pthread_mutex_unlock(track->lock);
 }
 
 /* The oldest mark that is out. */
@@ -355,6 +377,7 @@ void vgpu_track_poll(struct vgpu_track *track) {
         /* Any other code is the program's own failure, sticky in the context: nothing runs there.
          */
         if (result == CUDA_SUCCESS) settle(track, &mark);
+        else give_up(track, &mark);
         retire(track, &mark, vgpu_now_ns());
     }
     leave(entered);
@@ -362,15 +385,23 @@ void vgpu_track_poll(struct vgpu_track *track) {
     vgpu_store_release(&track->polling, 0U);
 }
 
+/* Caller holds the lock. */
+static void synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns) {
+    if (submitted_ns <= track->done_ns) return;
+    track->done_ns = submitted_ns;
+    track->drained_ns = now_ns;
+    if (track->done_ns == track->submitted_ns) track->unmarked_ns = track->unmarked_launches = 0;
+}
+
 void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns) {
     pthread_mutex_lock(track->lock);
-    if (submitted_ns > track->done_ns) {
-        track->done_ns = submitted_ns;
-        track->drained_ns = now_ns;
-        if (track->done_ns == track->submitted_ns)
-            track->unmarked_ns = track->unmarked_launches = 0;
-    }
+    synced(track, submitted_ns, now_ns);
     pthread_mutex_unlock(track->lock);
+}
+
+void vgpu_tracks_synced(struct vgpu_track *list, CUcontext context, uint64_t now_ns) {
+    for (struct vgpu_track *track = list; track; track = track->next)
+        if (track->clock->context == context) synced(track, track->submitted_ns, now_ns);
 }
 
 void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, bool trusted) {

@@ -101,7 +101,8 @@ struct vgpu_track {
     struct vgpu_mark marks[VGPU_MARK_QUEUE];
     uint32_t first, count;
     uint32_t polling;
-    uint64_t slice_end_ns; /* mapped time of the last timed mark of this slice, 0 = none */
+    uint64_t slice_end_ns; /* mapped time of the last timed mark of this slice, 0 = none … */
+    bool end_assumed;      /* … or what was predicted: the mark had come too late to tell */
 };
 
 /* True for the handles that mean a default stream: which stream that is, the current context says.
@@ -178,6 +179,10 @@ bool vgpu_track_is_due(const struct vgpu_track *track, uint64_t now_ns);
 /* The program itself waited for the stream: all that was submitted before (submitted_ns as it was
  * then) is done at now_ns. */
 void vgpu_track_synced(struct vgpu_track *track, uint64_t submitted_ns, uint64_t now_ns);
+
+/* The same for all tracks of the context, and all that was submitted there. Caller holds the lock.
+ */
+void vgpu_tracks_synced(struct vgpu_track *list, CUcontext context, uint64_t now_ns);
 
 /* Sees that the track's context, which is drained, has an anchor for this slice. trusted: the last
  * slice's may serve, if it is not old. */

@@ -242,6 +242,10 @@ uint32_t vgpu_pace_ear(const struct vgpu_pace *pace) { return vgpu_rota_ear(&pac
 
 /* ---- admission ---------------------------------------------------------------------------- */
 
+/* So long, and so often, an idle GPU is asked whether it has come to a mark: it takes 5 us. */
+#define ANSWER_NS UINT64_C(20000)
+#define ANSWER_LOOKS 64
+
 enum step { ASK_NAME, ADMIT, LOOK, WAIT_TURN, WAIT_GPU, WAIT_OTHERS, CLOSE };
 
 /* True if more than one thread launches. */
@@ -385,6 +389,8 @@ static inline void count(struct vgpu_pace *pace, struct vgpu_track *track,
 static void submit(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t flight,
                    uint64_t now) {
     struct vgpu_book_entry *entry = passage->entry;
+    /* A timed group that was open while the GPU stood idle between two slices tells nothing. */
+    if (passage->track->epoch != pace->slice.epoch) passage->track->group_void = true;
     passage->epoch = passage->track->epoch = pace->slice.epoch;
     passage->first = !pace->started;
     passage->trial = vgpu_book_wants_trial(entry);
@@ -471,16 +477,34 @@ static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgp
     return drained;
 }
 
+/* Marks all that is in flight, and looks whether it has ended: true, with the lock held. A GPU that
+ * stands idle, as predicted_ns says, takes a moment to come to a mark that was just put there. */
+static bool has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now) {
+    const uint64_t asked = now;
+    for (int looks = 0; looks < ANSWER_LOOKS && now < asked + ANSWER_NS; looks++) {
+        vgpu_slice_look(pace, looks == 0);
+        pthread_mutex_lock(&pace->lock);
+        if (vgpu_slice_flight(pace, now) == 0) return true;
+        pthread_mutex_unlock(&pace->lock);
+        if (predicted_ns > asked) return false;
+        now = vgpu_now_ns();
+    }
+    return false;
+}
+
+static uint64_t predicted_end(struct vgpu_pace *pace) {
+    pthread_mutex_lock(&pace->lock);
+    uint64_t end = pace->flight_end_ns;
+    pthread_mutex_unlock(&pace->lock);
+    return end;
+}
+
 /* The program was quiet and told us nothing: where the GPU has drained meanwhile, the prediction
  * says when. */
 static void look_after_pause(struct vgpu_pace *pace, uint64_t now) {
-    vgpu_slice_look(pace, true);
-    pthread_mutex_lock(&pace->lock);
-    uint64_t predicted = pace->flight_end_ns;
-    if (vgpu_slice_flight(pace, now) == 0) {
-        if (predicted < pace->last_submit_ns) predicted = pace->last_submit_ns;
-        pace->drained_ns = predicted < now ? predicted : now;
-    }
+    uint64_t predicted = predicted_end(pace);
+    if (!has_drained(pace, predicted, now)) return;
+    pace->drained_ns = vgpu_slice_assume_drain(pace, predicted, now);
     pthread_mutex_unlock(&pace->lock);
 }
 
@@ -674,7 +698,16 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
     pthread_mutex_lock(&pace->lock);
     end_freed_slice(pace);
     sync->submitted_ns = given ? sync->track->submitted_ns : 0;
+    sync->admitted = pace->admitted;
+    sync->context = NULL;
+    bool launching = pace->admitted != vgpu_load_seq_cst(&pace->returned);
     pthread_mutex_unlock(&pace->lock);
+    if (!given && !launching) CALL(cuCtxGetCurrent)(&sync->context);
+}
+
+/* The program has waited: where all has ended, it knows. Caller holds the lock. */
+static void note_drained(struct vgpu_pace *pace, uint64_t now) {
+    if (vgpu_slice_flight(pace, now) == 0 && pace->started) vgpu_slice_rest(pace, pace->drained_ns);
 }
 
 void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
@@ -684,29 +717,34 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
     if (sync->track) {
         vgpu_track_synced(sync->track, sync->submitted_ns, now);
     } else {
+        pthread_mutex_lock(&pace->lock);
+        /* If nobody has launched meanwhile, that was all of the context. */
+        if (sync->context && sync->admitted == pace->admitted)
+            vgpu_tracks_synced(vgpu_load_acquire(&pace->tracks), sync->context, now);
+        pthread_mutex_unlock(&pace->lock);
         vgpu_slice_look(pace, true);
     }
     pthread_mutex_lock(&pace->lock);
-    if (vgpu_slice_flight(pace, now) == 0 && pace->started) {
-        pace->drained_ns = now;
-        vgpu_slice_rest(pace, now);
-    }
+    note_drained(pace, now);
     pthread_mutex_unlock(&pace->lock);
 }
 
 void vgpu_pace_look(void) {
     struct vgpu_sync sync;
     vgpu_pace_sync_begin(&sync, NULL, false, false);
-    if (!sync.pace) return;
+    struct vgpu_pace *pace = sync.pace;
+    if (!pace) return;
     /* After a short wait, or long before all has drained, there is nothing to learn: pauses that
      * short are part of the occupancy. */
-    pthread_mutex_lock(&sync.pace->lock);
-    uint64_t last = sync.pace->last_submit_ns;
-    uint64_t end = vgpu_slice_is_calm(sync.pace) ? sync.pace->flight_end_ns : 0;
-    pthread_mutex_unlock(&sync.pace->lock);
+    pthread_mutex_lock(&pace->lock);
+    uint64_t last = pace->last_submit_ns, predicted = pace->flight_end_ns;
+    bool calm = vgpu_slice_is_calm(pace);
+    pthread_mutex_unlock(&pace->lock);
     uint64_t now = vgpu_now_ns();
-    if (now > last + VGPU_GATE_PAUSE_NS && now + VGPU_GATE_PAUSE_NS > end)
-        vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
+    bool soon = now + VGPU_GATE_PAUSE_NS > predicted || !calm;
+    if (now <= last + VGPU_GATE_PAUSE_NS || !soon || !has_drained(pace, predicted, now)) return;
+    note_drained(pace, now);
+    pthread_mutex_unlock(&pace->lock);
 }
 
 uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
@@ -721,10 +759,28 @@ uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
 
 /* ---- ends ----------------------------------------------------------------------------------- */
 
+/* What ran in the context has ended, as far as the driver will say. */
+static void drain_context(struct vgpu_pace *pace, CUcontext context) {
+    bool flying = false;
+    pthread_mutex_lock(&pace->lock);
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
+        flying |= vgpu_track_context(track) == context && track->submitted_ns != track->done_ns;
+    pthread_mutex_unlock(&pace->lock);
+    if (!flying || REAL(cuCtxPushCurrent_v2)(context) != CUDA_SUCCESS) return;
+    struct vgpu_sync sync;
+    CUstreamCaptureMode mode = vgpu_capture_relax();
+    vgpu_pace_sync_begin(&sync, NULL, false, false);
+    vgpu_pace_sync_end(&sync, REAL(cuCtxSynchronize)());
+    vgpu_capture_restore(mode);
+    CALL(cuCtxPopCurrent_v2)(&context);
+}
+
 void vgpu_pace_forget_context(CUcontext context) {
     for (int i = 0; i < VGPU_MAX_DEVICES; i++) {
         struct vgpu_pace *pace = vgpu_load_acquire(&paces[i]);
-        if (pace) vgpu_tracks_forget_context(vgpu_load_acquire(&pace->tracks), context);
+        if (!pace) continue;
+        drain_context(pace, context);
+        vgpu_tracks_forget_context(vgpu_load_acquire(&pace->tracks), context);
     }
     vgpu_add_seq_cst(&known.handles_ended, 1U);
 }

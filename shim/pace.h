@@ -45,15 +45,18 @@ struct vgpu_sync {
     struct vgpu_pace *pace;
     struct vgpu_track *track; /* NULL: all tracks of the context */
     uint64_t submitted_ns;
+    CUcontext context; /* of all tracks, if nobody was launching then, … */
+    uint32_t admitted; /* … and launches let in until then */
 };
 void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread,
                           bool stream_given);
 void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result);
 
-/* The program waited for an event: look what has drained. */
+/* The program waited for an event or a copy: look what has drained. */
 void vgpu_pace_look(void);
 
-/* Before the context's streams and events die: book what ran there, forget its handles. */
+/* Before the context's streams and events die: wait for what runs there, as the driver is about to,
+ * book it, forget its handles. */
 void vgpu_pace_forget_context(CUcontext context);
 
 /* Before a stream is destroyed: mark its tail, forget the handle. */

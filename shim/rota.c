@@ -80,12 +80,12 @@ static void watch_holder(struct vgpu_rota *rota, uint64_t now_ns) {
     vgpu_wake_word(rota->bell, VGPU_ALL_EARS);
 }
 
-void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t now_ns) {
+void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t before_ns, uint64_t now_ns) {
     struct vgpu_turn_holder holder;
     if (!rota->place.board) return;
     vgpu_turn_doubt(&rota->place, now_ns, now_ns, &holder);
     if (!holder.pid || holder.seat != rota->place.seat) return;
-    if (vgpu_turn_rob(&rota->place, &holder, false, now_ns))
+    if (now_ns < before_ns + holder.held_ns && vgpu_turn_rob(&rota->place, &holder, false, now_ns))
         vgpu_wake_word(rota->bell, VGPU_ALL_EARS);
 }
 

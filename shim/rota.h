@@ -70,7 +70,8 @@ uint64_t vgpu_rota_settle(struct vgpu_rota *rota, uint64_t begun_ns, uint64_t dr
 /* Gives the turn up, after the gate's close, and rings for those who wait. */
 void vgpu_rota_leave(struct vgpu_rota *rota, uint64_t now_ns);
 
-/* The turn that a dead or robbed process of our own session has left behind, if it has. */
-void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t now_ns);
+/* The turn that a dead or robbed process of our own session has left behind, if it has: one taken
+ * before_ns. Since the slice was closed another of our processes may have taken the next one. */
+void vgpu_rota_reclaim(struct vgpu_rota *rota, uint64_t before_ns, uint64_t now_ns);
 
 #endif

@@ -199,7 +199,7 @@ static void rob(struct vgpu_pace *pace, const struct vgpu_gate_slice *slice, uin
     }
     if (held) return;
     if (!vgpu_gate_close(pace->gate, slice->epoch, drained)) return;
-    vgpu_gang_turns_reclaim(&pace->turns, now_ns);
+    vgpu_gang_turns_reclaim(&pace->turns, slice->end_shared_ns, now_ns);
     vgpu_gang_turns_ring(&pace->turns);
 }
 
@@ -366,9 +366,11 @@ static bool used_streams_side_by_side(const struct vgpu_pace *pace) {
  * wait, so a slice takes longer than planned; the ratio is learnt from each slice. One stream takes
  * longer only if we were late, and waiting for it by a longer prediction would make us late again;
  * but it may take less, for timed groups are longer by their own events. */
-static void learn_overlap(struct vgpu_pace *pace, uint64_t took_ns) {
-    if (pace->was_stuck) return; /* it took as long as a peer made it wait */
+static void learn_overlap(struct vgpu_pace *pace, uint64_t drained_ns) {
+    /* It took as long as a peer made it wait, or the first launch is not made yet. */
+    if (pace->was_stuck || !pace->begun_ns) return;
     uint64_t planned = minus(pace->planned_end_ns, pace->joined_ns);
+    uint64_t took_ns = minus(drained_ns, pace->begun_ns);
     if (planned < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
     uint64_t measured = took_ns * pace->overlap / planned;
     if (!used_streams_side_by_side(pace)) {
@@ -455,6 +457,16 @@ static void close_gate(struct vgpu_pace *pace, uint64_t begun_ns, uint64_t drain
 static uint64_t charged_from(const struct vgpu_pace *pace) {
     uint64_t lead = minus(pace->begun_ns, pace->joined_ns);
     return pace->joined_ns + earlier(lead, VGPU_GATE_PAUSE_NS);
+}
+
+/* How several streams share the GPU only a measured drain tells: here they are taken to have run
+ * one after the other. */
+uint64_t vgpu_slice_assume_drain(const struct vgpu_pace *pace, uint64_t predicted_ns,
+                                 uint64_t now_ns) {
+    uint64_t end = later(predicted_ns, pace->last_submit_ns);
+    if (used_streams_side_by_side(pace))
+        end = later(end, charged_from(pace) + pace->slice_flight_ns * OVERLAP_ONE / pace->overlap);
+    return earlier(end, now_ns);
 }
 
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
@@ -573,6 +585,23 @@ static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
     return !is_launching(pace) || now_ns > pace->last_submit_ns + VGPU_GATE_PAUSE_NS * 10;
 }
 
+/* True if only the predictions say when that was. */
+static bool drain_is_assumed(const struct vgpu_pace *pace) {
+    bool assumed = false;
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
+        assumed |= track->epoch == pace->slice.epoch && track->slice_end_ns && track->end_assumed;
+    return assumed;
+}
+
+/* True if one stream was used in the slice, and it is closed by a timed mark. */
+static bool has_one_timed_tail(const struct vgpu_pace *pace) {
+    bool timed = false;
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
+        if (track->epoch == pace->slice.epoch && track->count)
+            timed = track->marks[(track->first + track->count - 1) % VGPU_MARK_QUEUE].timed;
+    return timed && !used_streams_side_by_side(pace);
+}
+
 /* True if we have given our turn up before our work has drained. */
 static bool has_handed_over(const struct vgpu_pace *pace) {
     return pace->rota.in_turn && !pace->rota.epoch;
@@ -660,13 +689,12 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
         if (marked) hand_over(pace, now);
         if (marked && vgpu_slice_flight(pace, now) == 0) {
             uint64_t drained = drain_time(pace);
+            bool assumed = drain_is_assumed(pace);
+            if (!idle_since && !assumed) learn_overlap(pace, drained);
+            if (!idle_since && pace->promised_ns) learn_error(pace, pace->promised_ns, drained);
+            if (assumed) drained = vgpu_slice_assume_drain(pace, drained, now);
             /* It had drained before anybody wanted the slice closed. */
-            if (idle_since) {
-                drained = idle_since;
-            } else {
-                learn_overlap(pace, minus(drained, pace->begun_ns));
-                if (pace->promised_ns) learn_error(pace, pace->promised_ns, drained);
-            }
+            if (idle_since) drained = idle_since;
             vgpu_slice_leave(pace, drained);
             left = true;
         }
@@ -687,8 +715,7 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     bool handed = has_handed_over(pace) && !inside;
     bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace) && !inside;
     /* Of two streams one may wait for what is launched in the other: see stall.h. */
-    bool once =
-        alone && vgpu_slice_is_calm(pace) && end > now_ns && !used_streams_side_by_side(pace);
+    bool once = alone && vgpu_slice_is_calm(pace) && end > now_ns && has_one_timed_tail(pace);
     uint64_t after = once ? vgpu_gate_after(pace->gate, &slice, charged_from(pace), end) : 0;
     pthread_mutex_unlock(&pace->lock);
     if (wanted && end > now_ns + HAND_OVER_NS + 10000)

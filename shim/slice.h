@@ -64,6 +64,7 @@ struct vgpu_pace {
     uint64_t early_ns;        /* … at this moment */
     int64_t cold_ns;          /* what a slice loses to a thread that starts cold, in the mean */
     uint32_t stalls;          /* in a row: see stall.h */
+    uint64_t stall_ns;        /* when the last one was found out */
     uint64_t stalled_at_ns;   /* what had been done at the last one of a launch's own stream */
     uint32_t tails_marked;    /* epoch whose tails carry their last mark */
     uint32_t wanted_epoch;    /* another's slice that we wait for, … */
@@ -128,6 +129,11 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
 /* Predicted work in flight on all tracks, ns, after what the marks have confirmed; brings
  * flight_end_ns and drained_ns up to date. Caller holds the lock. */
 uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns);
+
+/* All had drained by now_ns, and only predicted_ns tells when: the moment to be charged to. Caller
+ * holds the lock. */
+uint64_t vgpu_slice_assume_drain(const struct vgpu_pace *pace, uint64_t predicted_ns,
+                                 uint64_t now_ns);
 
 /* Polls all tracks; with tails, first marks what is not yet marked. Caller does not hold the lock.
  */

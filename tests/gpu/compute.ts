@@ -12,6 +12,7 @@ import { type Cell, partOf } from "./compute/cell.ts";
 import { costCells } from "./compute/costs.ts";
 import { liveCells } from "./compute/live.ts";
 import { ncclCells } from "./compute/nccl.ts";
+import { pauseCells } from "./compute/pauses.ts";
 import { drawTable, readRows, Report, sumUp } from "./compute/report.ts";
 import { sessionCells } from "./compute/sessions.ts";
 import { shareCells } from "./compute/shares.ts";
@@ -22,6 +23,7 @@ import { option, options } from "./flags.ts";
 const CELLS: Cell[] = [
   ...shareCells,
   ...sessionCells,
+  ...pauseCells,
   ...torchCells,
   ...costCells,
   ...liveCells,

@@ -23,14 +23,17 @@ job() {
     rank "$1" --rank 1 "${@:2}" &
     second=$!
 }
-fresh
-native base --rank 0 --seconds 1 &
-native base --rank 1 --seconds 1 &
-wait
+# The native rate, by the same machine a moment before.
+base() {
+    fresh
+    native base --rank 0 --seconds 1 &
+    native base --rank 1 --seconds 1 &
+    fresh
+}
 
 # Each measures once, for `cell`.
 one_job() {
-    fresh
+    base
     session a 500000
     job a
     wait
@@ -38,7 +41,7 @@ one_job() {
 }
 
 one_process() {
-    fresh
+    base
     session a 500000
     rank a --rank 0 --stay &
     wait
@@ -46,7 +49,7 @@ one_process() {
 }
 
 two_jobs() {
-    fresh
+    base
     session a 500000
     session b 500000
     job a
@@ -60,7 +63,7 @@ two_jobs() {
 # spins in its collective.
 widowed() {
     local victim widow
-    fresh
+    base
     session a 500000
     session b 500000
     job a --seconds 30

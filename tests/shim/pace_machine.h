@@ -60,6 +60,8 @@ static sem_t scheduler;
 static uint64_t machine_ns;
 static uint64_t clock_reads;
 static uint64_t late_min_ns, late_max_ns; /* how late a sleeper wakes */
+#define STARTS_NS (5 * US)                /* from a submission to its start on an idle GPU … */
+#define QUERY_NS 500                      /* … and how long asking for an event takes */
 
 static uint64_t lateness(void) { return late_min_ns + random_below(late_max_ns - late_min_ns + 1); }
 
@@ -71,8 +73,23 @@ static void sleep_until(uint64_t wake_ns, const uint32_t *word) {
     sem_wait(&thread->turn);
 }
 
-/* The thread is busy on its core. */
-static void spend(uint64_t ns) { sleep_until(machine_ns + ns, NULL); }
+static void advance(void);
+static uint64_t run_until_ns;
+
+/* The thread is busy on its core. Where nobody else comes before it goes on, no other is asked. */
+static void spend(uint64_t ns) {
+    uint64_t wake = machine_ns + ns;
+    bool next = wake <= run_until_ns;
+    for (int i = 0; i < thread_count && next; i++)
+        next = threads[i] == running || threads[i]->done || threads[i]->wake_ns > wake;
+    if (!next) {
+        sleep_until(wake, NULL);
+        return;
+    }
+    running->word = NULL;
+    machine_ns = wake;
+    advance();
+}
 
 uint64_t vgpu_now_ns(void) {
     clock_reads++;
@@ -123,10 +140,9 @@ static struct thread *start(void (*run)(int), int argument) {
     return threads[thread_count++] = thread;
 }
 
-static void advance(void);
-
 /* Runs until all threads but the watcher have ended: true, or until `limit_ns`. */
 static bool run_threads(uint64_t limit_ns) {
+    run_until_ns = limit_ns;
     for (;;) {
         struct thread *next = NULL;
         int alive = 0;
@@ -216,7 +232,7 @@ static void pass_records(struct stream *stream) {
     for (; stream->head != stream->tail; stream->head++) {
         struct op *op = &stream->ops[stream->head % OPS];
         if (op->kind != RECORD) break;
-        if (op->submit_ns > stream->end_ns) stream->end_ns = op->submit_ns;
+        if (op->submit_ns + STARTS_NS > stream->end_ns) stream->end_ns = op->submit_ns + STARTS_NS;
         op->event->at_ns = stream->end_ns;
     }
 }
@@ -230,7 +246,7 @@ static void advance_alone(void) {
             struct stream *stream = &streams[s];
             pass_records(stream);
             if (stream->head == stream->tail) continue;
-            uint64_t at = stream->ops[stream->head % OPS].submit_ns;
+            uint64_t at = stream->ops[stream->head % OPS].submit_ns + STARTS_NS;
             if (at < gpu_free_ns) at = gpu_free_ns;
             if (at < start) start = at, ready = 0;
             if (at == start && random_below(++ready) == 0) next = stream;
@@ -251,7 +267,8 @@ static void advance(void) {
             struct stream *stream = &streams[s];
             for (; stream->head != stream->tail; stream->head++, moved = true) {
                 struct op *op = &stream->ops[stream->head % OPS];
-                uint64_t begin = op->submit_ns > stream->end_ns ? op->submit_ns : stream->end_ns;
+                uint64_t begin = op->submit_ns + STARTS_NS;
+                if (begin < stream->end_ns) begin = stream->end_ns;
                 uint64_t end = begin + op->took_ns;
                 uint64_t *released = &released_ns[op->pair % PAIRS];
                 if (op->kind == SPIN && !*released) break;
@@ -284,10 +301,11 @@ static void submit_op(CUstream handle, enum kind kind, uint64_t took_ns, struct 
 
 /* --- the driver ------------------------------------------------------------------------------- */
 
-static uint64_t calls; /* made by the shim */
+static uint64_t calls;          /* made by the shim */
+static unsigned contexts_ended; /* of each GPU: the next one has another handle */
 static CUresult get_current(CUcontext *context) {
     calls++;
-    *context = (CUcontext)(uintptr_t)(0x77 + running->gpu);
+    *context = (CUcontext)(uintptr_t)(0x77 + (unsigned)running->gpu + contexts_ended * GPUS);
     return CUDA_SUCCESS;
 }
 static CUresult get_device(CUdevice *device) {
@@ -334,8 +352,11 @@ static CUresult record(CUevent event, CUstream stream) {
     submit_op(stream, RECORD, 0, (struct event *)event);
     return CUDA_SUCCESS;
 }
+static bool broken; /* a kernel has failed: so does every question */
 static CUresult query(CUevent event) {
     calls++;
+    spend(QUERY_NS);
+    if (broken) return CUDA_ERROR_ILLEGAL_ADDRESS;
     return ((struct event *)event)->at_ns <= machine_ns ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 static CUresult elapsed(float *ms, CUevent from, CUevent to) {
@@ -385,7 +406,22 @@ void *vgpu_driver_symbol(const char *symbol) {
     return NULL; /* as of an old driver */
 }
 
-void *vgpu_real_pointers[VGPU_HOOK_COUNT] = {[VGPU_HOOK_cuCtxPushCurrent_v2] = (void *)push};
+static void wait_for_stream(int stream) {
+    struct stream *s = &streams[stream];
+    while (s->head != s->tail) spend(10 * US);
+    if (s->end_ns > machine_ns) sleep_until(s->end_ns, NULL);
+}
+static CUresult wait_for_all(void) {
+    calls++;
+    if (broken) return CUDA_ERROR_ILLEGAL_ADDRESS;
+    for (int i = 0; i < 9; i++) wait_for_stream(i);
+    return CUDA_SUCCESS;
+}
+
+void *vgpu_real_pointers[VGPU_HOOK_COUNT] = {
+    [VGPU_HOOK_cuCtxPushCurrent_v2] = (void *)push,
+    [VGPU_HOOK_cuCtxSynchronize] = (void *)wait_for_all,
+};
 void *vgpu_real_resolve(enum vgpu_hook hook) {
     printf("not ok the machine's driver has no hook %d\n", (int)hook);
     exit(1);
@@ -455,6 +491,7 @@ static void begin_session(uint32_t share_ppm) {
     memset(session_of, 0, sizeof session_of);
     memset(place_of, 0, sizeof place_of);
     late_min_ns = late_max_ns = 0;
+    broken = false;
     region->header.start_mono_ns = machine_ns - 1000 * MS;
     region->header.slots_used = 1;
     region->header.limits_version = 1;
@@ -491,9 +528,7 @@ static inline void launch(int stream, uint64_t took_ns, uint64_t call_ns) {
 static inline void synchronize(int stream) {
     struct vgpu_sync sync;
     vgpu_pace_sync_begin(&sync, handle_of(stream), false, true);
-    struct stream *s = &streams[stream];
-    while (s->head != s->tail) spend(10 * US);
-    if (s->end_ns > machine_ns) sleep_until(s->end_ns, NULL);
+    wait_for_stream(stream);
     vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
 }
 

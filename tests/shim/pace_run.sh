@@ -70,7 +70,7 @@ stopped() {
     echo "$(percent a base) 23 5 a stopped process does not hold the others up"
 }
 
-for case in "--us 500" "--us 1000 --streams 4" "--us 500 --sync" "--us 100 --graph 10" "--us 500 --threads 3" "--us 5000" "--us 500 --parts"; do
+for case in "--us 500" "--us 1000 --streams 4" "--us 500 --sync" "--us 500 --streams 8 --read" "--us 100 --graph 10" "--us 500 --threads 3" "--us 5000" "--us 500 --parts"; do
     # shellcheck disable=SC2086
     cell alone $case
 done

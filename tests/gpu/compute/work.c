@@ -8,6 +8,9 @@
  *                        [--blocking]                  waits sleep instead of spinning
  *     when               [--barrier FILE --parties N]  start when N processes have come to FILE
  *                        [--every MS --step US]        open loop: US of work is due every MS
+ *                        [--wait HOW]                  for a step: stream (the default), event,
+ *                                                      context, copy, twice (by stream, and again
+ *                                                      before the next step) or none
  *                        [--on MS --off MS]            work for MS, then sleep for MS
  *                        [--idle S]                    afterwards do nothing for S seconds
  *                        [--endless S]                 after the warm-up one kernel of S seconds
@@ -63,12 +66,18 @@ struct found {
 };
 
 static struct {
-    const char *kernels, *out, *barrier, *live;
+    const char *kernels, *out, *barrier, *live, *wait;
     double us, seconds, warm, every_ms, step_us, on_ms, off_ms, idle, endless;
     uint64_t turns;
     int streams, threads, processes, graph, parties;
     bool sync, cooperative, overlap, blocking, calibrate, sim;
-} option = {.us = 50, .seconds = 3, .warm = 0.5, .streams = 1, .threads = 1, .processes = 1};
+} option = {.us = 50,
+            .seconds = 3,
+            .warm = 0.5,
+            .streams = 1,
+            .threads = 1,
+            .processes = 1,
+            .wait = "stream"};
 
 static void *cuda;
 static CUcontext context;
@@ -320,10 +329,13 @@ static void submit(struct lane *lane, CUstream stream) {
     if (option.sync) MUST(cu.cuStreamSynchronize(stream));
 }
 
+static bool waits_by(const char *how) { return !strcmp(option.wait, how); }
+
 static void open_lane(struct lane *lane) {
     unsigned flags = CU_EVENT_DISABLE_TIMING | (option.blocking ? CU_EVENT_BLOCKING_SYNC : 0U);
     for (int i = 0; i < option.streams; i++) {
-        MUST(cu.cuStreamCreate(&lane->stream[i], CU_STREAM_NON_BLOCKING));
+        unsigned int kind = waits_by("copy") ? CU_STREAM_DEFAULT : CU_STREAM_NON_BLOCKING;
+        MUST(cu.cuStreamCreate(&lane->stream[i], kind)); /* a copy waits for the blocking ones */
         for (int k = 0; k < 2; k++) MUST(cu.cuEventCreate(&lane->event[k][i], flags));
     }
     if (option.graph) {
@@ -352,6 +364,18 @@ static void saturate(struct lane *lane, double until) {
     }
 }
 
+static void wait_for_step(struct lane *lane) {
+    uint64_t word;
+    if (waits_by("none")) return;
+    if (waits_by("copy")) MUST(cu.cuMemcpyDtoH_v2(&word, count, sizeof word));
+    else if (waits_by("context")) MUST(cu.cuCtxSynchronize());
+    else if (waits_by("event")) {
+        for (int i = 0; i < option.streams; i++)
+            MUST(cu.cuEventRecord(lane->event[0][i], lane->stream[i]));
+        for (int i = 0; i < option.streams; i++) MUST(cu.cuEventSynchronize(lane->event[0][i]));
+    } else drain(lane);
+}
+
 /* A step is due every so often, whether or not the last one was done in time. */
 static void open_loop(struct lane *lane) {
     int kernels = (int)(option.step_us / option.us + 0.5);
@@ -362,8 +386,9 @@ static void open_loop(struct lane *lane) {
         if (now_s() < due) sleep_until(due);
         bool counts = due >= warm_until_s && found->steps_due < MAX_STEPS;
         if (now_s() < until_s + DEADLINE_S / 6) {
-            for (int i = 0; i < kernels; i++) submit(lane, lane->stream[0]);
-            drain(lane);
+            if (waits_by("twice")) drain(lane);
+            for (int i = 0; i < kernels; i++) submit(lane, lane->stream[i % option.streams]);
+            wait_for_step(lane);
         }
         double done = now_s();
         if (!counts) continue;
@@ -536,6 +561,7 @@ static void parse(int argc, char **argv) {
         {"--out", 's', &option.out},
         {"--barrier", 's', &option.barrier},
         {"--live", 's', &option.live},
+        {"--wait", 's', &option.wait},
         {"--us", 'd', &option.us},
         {"--seconds", 'd', &option.seconds},
         {"--warm", 'd', &option.warm},

@@ -1,0 +1,255 @@
+/* Programs that pause and say nothing of it: they wait by no call that we see, or for something
+ * else. What ran is charged, the pauses are not. Virtual time, on a GPU that takes a moment to
+ * start and to answer. Sources: shim/pace.c, shim/grant.c, shim/marks.c, shim/capture.c,
+ * shim/book.c, shim/gate.c, shim/slice.c, shim/stall.c, shim/rota.c, shim/gang.c,
+ * shim/gang_turns.c, shim/turn.c, shim/slot.c, shim/class.c. */
+#include <math.h>
+
+#include "../../shim/slice.h"
+#include "pace_machine.h"
+
+#define SPAN_NS (4000 * MS)
+static uint64_t begin_of_test, end_of_test;
+
+/* A session alone; `fills`: each kernel takes all of it. */
+static void begin(uint32_t percent, bool fills) {
+    begin_session(percent * 10000);
+    begin_without_credit();
+    one_at_a_time = fills;
+    late_min_ns = 20 * US;
+    late_max_ns = 60 * US;
+    begin_of_test = machine_ns;
+    end_of_test = machine_ns + SPAN_NS;
+}
+
+static double percent_of(uint64_t ns, uint64_t whole_ns) {
+    return 100.0 * (double)ns / (double)whole_ns;
+}
+static double charged(void) { return percent_of(region->devices[0].charged_ns, SPAN_NS); }
+
+/* --- frames: kernels, one a stream, and a rest ------------------------------------------------ */
+
+static uint64_t kernel_ns, longer_ns, frame_ns;
+static int streams_used;
+static bool waits; /* at the frame's end, and once more before the next */
+
+/* From the second half on the kernels are longer. */
+static void draw_frames(int unused) {
+    (void)unused;
+    while (machine_ns < end_of_test) {
+        uint64_t frame = machine_ns;
+        uint64_t took = machine_ns < begin_of_test + SPAN_NS / 2 ? kernel_ns : longer_ns;
+        for (int s = 1; s <= streams_used; s++) launch_kind(s, KERNEL, 0x7000, took, 4 * US);
+        if (waits) synchronize(1);
+        if (machine_ns < frame + frame_ns) sleep_until(frame + frame_ns, NULL);
+        if (waits) synchronize(1);
+    }
+}
+
+/* Percent of the GPU that the frames took. */
+static double frames(uint32_t percent, int count, uint64_t kernel, uint64_t longer,
+                     uint64_t frame) {
+    begin(percent, true);
+    streams_used = count;
+    kernel_ns = kernel;
+    longer_ns = longer;
+    frame_ns = frame;
+    start(draw_frames, 0);
+    run_threads(end_of_test + 2000 * MS);
+    return percent_of(busy_ns, machine_ns - begin_of_test);
+}
+
+static void test_frames(void) {
+    double got;
+    waits = true;
+    got = frames(50, 1, 200 * US, 200 * US, 8 * MS);
+    check(charged() < 1.3 * got, "a wait for nothing, after a pause: charged", charged());
+    waits = false;
+    got = frames(50, 1, 200 * US, 200 * US, 8 * MS);
+    check(got > 2.3 && got < 2.6, "0.2 ms each 8 ms: is not held back at 50 %", got);
+    check(charged() < 1.2 * got, "… and charged as much", charged());
+    for (int count = 2; count <= 8; count *= 2) {
+        char name[80];
+        snprintf(name, sizeof name, "%d streams, 4 ms each 8 ms, at 25 %%", count);
+        uint64_t each = 4 * MS / (uint64_t)count;
+        got = frames(25, count, each, each, 8 * MS);
+        check(got > 22 && got < 26.5, name, got);
+    }
+    got = frames(25, 1, 200 * US, 4 * MS, 8 * MS);
+    check(got > 12 && got < 15.5, "0.2 ms each 8 ms, then 4 ms, at 25 %", got);
+    got = frames(25, 1, 200 * US, 7 * MS, 8 * MS);
+    check(got > 12 && got < 15.5, "0.2 ms each 8 ms, then 7 ms, at 25 %", got);
+}
+
+/* --- a thread that starts cold ---------------------------------------------------------------- */
+
+#define COLD_NS                                                                                    \
+    (150 * US) /* what the driver takes for the first launch in a stream after a rest              \
+                */
+static uint64_t occupied_ns;
+
+/* Short kernels in four streams, launches setting the pace. Pauses longer than 0.1 ms are not
+ * occupied. */
+static void start_cold(int unused) {
+    (void)unused;
+    uint64_t used[5] = {0}, from = 0, to = 0;
+    for (int stream = 1; machine_ns < end_of_test; stream = stream % 4 + 1) {
+        struct vgpu_passage passage = {0};
+        vgpu_pace_enter(&passage, handle_of(stream), false, vgpu_book_key((void *)0x7000, 132, 64),
+                        (const void *)0x7000);
+        if (machine_ns > used[stream] + 20 * MS) spend(COLD_NS);
+        used[stream] = machine_ns;
+        if (machine_ns > to + VGPU_GATE_PAUSE_NS) {
+            occupied_ns += to - from;
+            from = machine_ns;
+        }
+        to = machine_ns + 2 * US;
+        submit_op(handle_of(stream), KERNEL, 2 * US, NULL);
+        spend(2200);
+        vgpu_pace_leave(&passage);
+    }
+    occupied_ns += to - from;
+}
+
+static void test_cold(void) {
+    for (uint32_t percent = 10; percent <= 50; percent += 20) {
+        char name[80];
+        begin(percent, false);
+        occupied_ns = 0;
+        start(start_cold, 0);
+        run_threads(end_of_test + 1000 * MS);
+        double occupied = percent_of(occupied_ns, SPAN_NS), error = charged() / occupied - 1;
+        snprintf(name, sizeof name, "four streams that start cold at %u %%: occupied", percent);
+        check(fabs(occupied - percent) < 0.5, name, occupied);
+        check(fabs(error) < 0.015, "… and charged, percent more", 100 * error);
+    }
+}
+
+/* --- what the book makes of pauses ------------------------------------------------------------ */
+
+static unsigned predicted, predicted_long;
+
+/* Single kernels and bursts by turns, with a rest after each wait. */
+static void rest_and_burst(int stream) {
+    while (machine_ns < end_of_test)
+        for (int burst = 1; burst <= 21; burst += 20) {
+            for (int i = 0; i < burst; i++) {
+                launch_kind(stream, KERNEL, 0x7000, 100 * US, 4 * US);
+                struct vgpu_book_entry *entry =
+                    vgpu_book_find(watched[0]->book, vgpu_book_key((void *)0x7000, 132, 64));
+                predicted += entry->timed >= VGPU_BOOK_TRIALS;
+                predicted_long += entry->estimate_ns > 200 * US;
+            }
+            synchronize(stream);
+            spend(10 * MS);
+        }
+}
+
+static void test_groups(void) {
+    begin(50, true);
+    predicted = predicted_long = 0;
+    start(rest_and_burst, 1);
+    run_threads(end_of_test + 1000 * MS);
+    check(predicted > 1000, "a program that rests after each wait: launches of a known kernel",
+          predicted);
+    check(predicted_long == 0, "… predicted to take over twice as long", predicted_long);
+}
+
+/* The first launch call loads its code and stays in the driver, while another stream works. */
+static uint32_t most_overlap;
+static void load_code(int stream) {
+    spend(3 * MS);
+    launch_kind(stream, KERNEL, 0x7100, 50 * US, 30 * MS);
+}
+static void work_meanwhile(int stream) {
+    spend(3100 * US);
+    while (machine_ns < begin_of_test + 200 * MS) {
+        launch_kind(stream, KERNEL, 0x7000, 50 * US, 4 * US);
+        if (watched[0]->overlap > most_overlap) most_overlap = watched[0]->overlap;
+    }
+}
+
+static void test_slow_call(void) {
+    begin(25, true);
+    most_overlap = 0;
+    start(load_code, 1);
+    start(work_meanwhile, 2);
+    run_threads(end_of_test);
+    check(most_overlap < 2100, "a launch call of 30 ms: streams share the GPU, at most, in 1/1024",
+          most_overlap);
+}
+
+/* --- contexts that end ------------------------------------------------------------------------ */
+
+static CUcontext context_now(void) {
+    CUcontext context;
+    get_current(&context);
+    return context;
+}
+
+static void end_context(void) {
+    vgpu_pace_forget_context(context_now());
+    wait_for_stream(0); /* as the driver does */
+    contexts_ended++;
+}
+
+static void launch_and_end(int unused) {
+    (void)unused;
+    while (machine_ns < end_of_test) {
+        launch_kind(0, KERNEL, 0x7000, kernel_ns, 4 * US);
+        end_context();
+    }
+}
+
+static void test_contexts(void) {
+    static const uint64_t lengths_ms[] = {1, 5, 20};
+    for (int i = 0; i < 3; i++) {
+        char name[80];
+        begin(25, true);
+        kernel_ns = lengths_ms[i] * MS;
+        start(launch_and_end, 0);
+        run_threads(end_of_test + 1000 * MS);
+        double got = percent_of(busy_ns, machine_ns - begin_of_test);
+        snprintf(name, sizeof name, "a kernel of %d ms, and the context is destroyed, at 25 %%",
+                 (int)lengths_ms[i]);
+        check(got > 18 && got < 26.5, name, got);
+    }
+}
+
+/* A kernel fails before it was timed; in the next context it is a new one. */
+static uint64_t slowest_ns;
+static void fail_once(int unused) {
+    (void)unused;
+    launch_kind(0, KERNEL, 0x7000, 500 * US, 4 * US);
+    broken = true;
+    spend(5 * MS);
+    vgpu_pace_look();
+    end_context();
+    broken = false;
+    for (int i = 0; i < 6; i++) {
+        uint64_t before = machine_ns;
+        launch_kind(0, KERNEL, 0x7000, 500 * US, 4 * US);
+        synchronize(0);
+        if (machine_ns - before > slowest_ns) slowest_ns = machine_ns - before;
+    }
+}
+
+static void test_failure(void) {
+    begin(90, true);
+    slowest_ns = 0;
+    start(fail_once, 0);
+    run_threads(end_of_test);
+    check(slowest_ns > 0 && slowest_ns < 2 * MS,
+          "after a kernel that failed, in a new context: slowest of 0.5 ms, ms",
+          (double)slowest_ns / (double)MS);
+}
+
+int main(void) {
+    test_frames();
+    test_cold();
+    test_groups();
+    test_slow_call();
+    test_contexts();
+    test_failure();
+    return failures != 0;
+}
