@@ -43,6 +43,8 @@ export interface Plan {
   /** Absent: auto. */
   mps?: MpsUse;
   gpu: string[] | null;
+  /** The profile's name as it was given; absent: there is none. */
+  profile?: string;
   /** Absent: warn. */
   admit?: (typeof ADMISSIONS)[number];
   /** The simulated card's name; null: the real driver. */
@@ -131,6 +133,7 @@ export function resolvePlan(
     ...(mode === undefined ? {} : { mode }),
     ...(mps === undefined ? {} : { mps }),
     gpu,
+    ...(profile === null ? {} : { profile: profile.name }),
     admit: setting.readChoice(find("admit"), ADMISSIONS) ?? "warn",
     sim,
     requireGpu: setting.readTruth(find("require-gpu")),
@@ -147,12 +150,7 @@ export function resolvePlan(
     env: { ...profile?.env },
     target: { words: split.words },
     sources,
-    notes: [
-      ...noteUnlimited("memory", mem),
-      ...noteUnlimited("compute", share),
-      ...noteUnseen(gpu, [...limits.gpus.keys()]),
-      ...noteSoft(mem, soft),
-    ],
+    notes: [...noteUnseen(gpu, [...limits.gpus.keys()]), ...noteSoft(mem, soft)],
   };
 }
 
@@ -214,13 +212,6 @@ function noteSoft(mem: Layered<Size>, soft: Layered<Size>): string[] {
   if (!limit || !wanted || !("bytes" in limit) || !("bytes" in wanted)) return [];
   if (wanted.bytes < limit.bytes) return [];
   return ["the soft limit is not below the limit: it will never be told of before a refusal"];
-}
-
-function noteUnlimited<T>(noun: string, { all, keyed }: Layered<T>): string[] {
-  if (keyed.size === 0 || all !== undefined) return [];
-  return [
-    `${noun} is limited on GPU ${[...keyed.keys()].join(", ")} only; any other GPU is unlimited`,
-  ];
 }
 
 function noteUnseen(gpu: string[] | null, keys: string[]): string[] {

@@ -4,6 +4,7 @@ import {
   type ContextCosts,
   findVisible,
   needsCards,
+  noteUnlimited,
   resolveContent,
   visibleDevices,
 } from "./devices.ts";
@@ -23,6 +24,7 @@ import { say } from "./report/words.ts";
 import type { Arrangement, CardPartition } from "./spatial.ts";
 import { asksForSpatial } from "./spatial-mode.ts";
 import type { Summary } from "./report/summary.ts";
+import { labelOf } from "./setting.ts";
 import { findShim, type Shim } from "./shim.ts";
 import type { Simulation } from "./simulation.ts";
 import type { Sink } from "./sink.ts";
@@ -176,15 +178,20 @@ async function prepare(
   }
   const cards = listed ?? [];
   if (plan.gpu !== null) {
+    changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards, labelOfGpu(plan));
     outer?.checkCards(plan.gpu, cards, process.env["CUDA_VISIBLE_DEVICES"]);
-    changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
   }
   // What a profile chooses others cannot see in our own environment, so it is written down.
   const named = plan.gpu === null ? chosen : changes.set!["CUDA_VISIBLE_DEVICES"];
   const isClear = plan.gpu !== null || new Set(cards.map(({ name }) => name)).size === 1;
   const wanted = named !== undefined && isClear ? findVisible(named, cards) : [];
-  return { content: resolveContent(plan, cards, costs, wanted), changes };
+  const content = resolveContent(plan, cards, costs, wanted);
+  const seen = named ?? process.env["CUDA_VISIBLE_DEVICES"];
+  if (!plan.report.quiet) noteUnlimited(plan, cards, seen).forEach(say);
+  return { content, changes };
 }
+
+const labelOfGpu = ({ sources }: Plan) => labelOf("gpu", sources["gpu"], "the profile");
 
 /** What one `vgpu run` has made. */
 interface Made {
@@ -326,7 +333,7 @@ export async function surveySession(plan: Plan): Promise<Arrangement> {
   const visible =
     plan.gpu === null
       ? (plan.env["CUDA_VISIBLE_DEVICES"] ?? process.env["CUDA_VISIBLE_DEVICES"])
-      : visibleDevices(plan.gpu, place.listCards() ?? []);
+      : visibleDevices(plan.gpu, place.listCards() ?? [], labelOfGpu(plan));
   const { surveyModes } = await import("./modes.ts");
   return surveyModes(plan, place, visible);
 }

@@ -19,6 +19,12 @@ export function variableOf(flag: string): string {
   return `VGPU_${flag.toUpperCase().replaceAll("-", "_")}`;
 }
 
+/** What an error names: the flag, its variable, or the profile as `profile` puts it. */
+export function labelOf(flag: string, source: Source | undefined, profile: string): string {
+  if (source === "profile") return profile;
+  return source === "environment" ? variableOf(flag) : `--${flag}`;
+}
+
 /** A flag's values, else its variable's; an empty variable counts as not set. */
 export function findSetting(
   name: string,

@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { needsCards, resolveContent, visibleDevices } from "../src/devices.ts";
-import type { GpuLimit, Plan } from "../src/limits.ts";
+import { needsCards, noteUnlimited, resolveContent, visibleDevices } from "../src/devices.ts";
+import type { GpuLimit, Plan, Source } from "../src/limits.ts";
 import type { Card } from "../src/nvml.ts";
 import { UNASKED } from "../src/time-mode.ts";
 
@@ -15,7 +15,12 @@ function plan(
   gpus: [string, GpuLimit][] = [],
   gpu: string[] | null = null,
 ): Plan {
-  return { limits: { all, gpus: new Map(gpus) }, time: UNASKED, gpu } as Plan;
+  return {
+    limits: { all, gpus: new Map(gpus) },
+    time: UNASKED,
+    gpu,
+    sources: {},
+  } as unknown as Plan;
 }
 
 const limit = (memBytes: GpuLimit["memBytes"], sharePercent: number | null = null): GpuLimit => ({
@@ -86,11 +91,11 @@ describe("--gpu", () => {
   });
 
   test.each([
-    ["2", "there is no GPU '2'"],
-    ["GPU-ffff", "there is no GPU 'GPU-ffff'"],
-    ["GPU-aaaa", "GPU 'GPU-aaaa' means more than one"],
+    ["2", "--gpu: there is no GPU '2'"],
+    ["GPU-ffff", "--gpu: there is no GPU 'GPU-ffff'"],
+    ["GPU-aaaa", "--gpu: GPU 'GPU-aaaa' means more than one"],
   ])("%s is refused", (key, message) => {
-    expect(() => visibleDevices([key], CARDS)).toThrow(message);
+    expect(() => visibleDevices([key], CARDS, "--gpu")).toThrow(message);
   });
 });
 
@@ -100,4 +105,39 @@ test("a ceiling goes where its share goes", () => {
   ]);
   const { burstPpm, devices } = resolveContent(asked, CARDS, new Map());
   expect([burstPpm, devices.map((device) => device.burstPpm)]).toEqual([500_000, [1_000_000]]);
+});
+
+test.each<[string, Source, string]>([
+  ["mem.7", "flag", "--mem: there is no GPU '7'"],
+  ["sm.7", "environment", "VGPU_SM: there is no GPU '7'"],
+  ["burst.7", "profile", "profile two: gpus.7: there is no GPU '7'"],
+])("a GPU that is not there: %s from %s", (name, source, message) => {
+  const asked = plan(null, [["7", limit({ bytes: GIB })]]);
+  const named = { ...asked, sources: { [name]: source }, profile: "two" };
+  expect(() => resolveContent(named, CARDS, new Map())).toThrow(message);
+});
+
+describe("cards without a limit", () => {
+  const both = plan(null, [["0", limit({ bytes: GIB }, 25)]]);
+  test("are named once", () => {
+    expect(noteUnlimited(both, CARDS, undefined)).toEqual([
+      "no limit is given for memory and compute on GPU 1",
+    ]);
+    const one = plan(null, [["0", limit(null, 25)]]);
+    expect(noteUnlimited(one, CARDS, undefined)).toEqual([
+      "no limit is given for compute on GPU 1",
+    ]);
+  });
+
+  test("are none where each visible card has one, or none was chosen", () => {
+    // By UUID: of different cards a number may mean either.
+    expect(noteUnlimited(both, CARDS, CARDS[0]!.uuid)).toEqual([]);
+    const all = plan(null, [
+      ["0", limit({ bytes: GIB })],
+      ["1", limit({ bytes: GIB })],
+    ]);
+    expect(noteUnlimited(all, CARDS, undefined)).toEqual([]);
+    const chosen = { ...both, sources: { mem: "flag" as const, sm: "flag" as const } };
+    expect(noteUnlimited(chosen, CARDS, undefined)).toEqual([]);
+  });
 });

@@ -137,14 +137,14 @@ describe("--dry-run", () => {
       sim: "rtx3080",
       sources: { mem: "flag", "sm.0": "flag", sm: "default", sim: "flag" },
       argv: ["a b"],
-      notes: ["compute is limited on GPU 0 only; any other GPU is unlimited"],
+      notes: [],
     });
   });
 
   test("notes go to stderr unless quiet", () => {
-    const words = ["run", "--mem", "0=4g", "--dry-run"];
+    const words = ["run", "--mem", "1=4g", "--gpu=0", "--dry-run"];
     expect(vgpu([...words, "x"]).stderr).toBe(
-      "vgpu: memory is limited on GPU 0 only; any other GPU is unlimited\n",
+      "vgpu: a limit is given for GPU 1, which --gpu leaves out\n",
     );
     expect(vgpu([...words, "-q", "x"]).stderr).toBe("");
   });
