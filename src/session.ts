@@ -167,7 +167,7 @@ async function prepare(
   if (!isDriven)
     return { content: resolveContent({ ...plan, limits: UNLIMITED }, [], new Map()), changes };
 
-  const costs = hasMemoryLimit(plan) ? await learnCosts(shim, simulation) : new Map();
+  const costs = needsCosts(plan) ? await learnCosts(shim, simulation) : new Map();
   const { CUDA_VISIBLE_DEVICES: chosen } = plan.env;
   const listed = needsCards(plan) || chosen !== undefined ? nvml.open()?.cards : [];
   if (listed === undefined && needsCards(plan)) {
@@ -255,6 +255,10 @@ function hasMemoryLimit({ limits: { all, gpus } }: Plan): boolean {
   return all?.memBytes != null || [...gpus.values()].some(({ memBytes }) => memBytes !== null);
 }
 
+/** A limit is charged with contexts, and a summary that was asked for counts them. */
+const needsCosts = (plan: Plan): boolean =>
+  hasMemoryLimit(plan) || plan.report.verbose > 0 || plan.report.json;
+
 async function learnCosts(shim: Shim, simulation: Simulation | null): Promise<ContextCosts> {
   const { learnContextCosts } = await import("./context-table.ts");
   return learnContextCosts(probeOf(shim, simulation));
@@ -308,14 +312,16 @@ function findPlace(
   };
 }
 
-async function showSummary(summary: Summary, { report }: Plan): Promise<void> {
-  const { formatSummary, formatSummaryJson, wasEnforced } = await import("./report/summary.ts");
+async function showSummary(summary: Summary, { report, mode }: Plan): Promise<void> {
+  const { formatModes, formatSummary, formatSummaryJson, wasEnforced } =
+    await import("./report/summary.ts");
   if (report.json) return console.error(formatSummaryJson(summary));
   if (!wasEnforced(summary) && report.verbose === 0) return;
   const { paintFor } = await import("./report/drawing.ts");
   const { formatMemory } = await import("./report/memory.ts");
   const paint = paintFor(2);
   formatSummary(summary, paint).forEach(say);
+  if (mode === "auto" && report.verbose > 0) formatModes(summary).forEach(say);
   formatMemory(summary, paint, report.verbose > 0).forEach(say);
 }
 

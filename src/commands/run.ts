@@ -159,7 +159,7 @@ const command: Command = {
       type: "boolean",
       alias: "v",
       group: "Output",
-      description: "what was decided and why; -vv for more",
+      description: "every event, and the summary in any case, with each process",
     },
     help: { type: "boolean", alias: "h", group: "Output", description: "this text" },
   },
