@@ -4,6 +4,7 @@ import type { GpuLimit, Plan, Size } from "./limits.ts";
 import type { Card } from "./nvml.ts";
 import type { RegionContent } from "./region.ts";
 import { labelOf } from "./setting.ts";
+import { formatBytes } from "./units.ts";
 
 /** Bytes that a bare context costs, by GPU UUID; see context-table.ts. */
 export type ContextCosts = Map<string, number>;
@@ -68,8 +69,7 @@ export function limitOf(card: Card, plan: Plan, cards: Card[]): GpuLimit | null 
 }
 
 /** What is not limited on a card that the target sees, because values were given for other GPUs only. */
-export function noteUnlimited(plan: Plan, cards: Card[], visible: string | undefined): string[] {
-  const seen = findVisibleOrAll(visible, cards);
+export function noteUnlimited(plan: Plan, cards: Card[], seen: Card[]): string[] {
   const isPlain = (name: string) => (plan.sources[name] ?? "default") !== "default";
   /** The cards without it, where only single ones were given any. */
   const findBare = (isLimited: (limit: GpuLimit) => boolean, names: string[]): string => {
@@ -87,6 +87,24 @@ export function noteUnlimited(plan: Plan, cards: Card[], visible: string | undef
     bare === "" ? [] : [`no limit is given for ${noun} on GPU ${bare}`];
   if (memory === compute) return say("memory and compute", memory);
   return [...say("memory", memory), ...say("compute", compute)];
+}
+
+/** One line for each limit that a context alone passes. `seen`: the cards that the target sees; empty where nobody asked. */
+export function noteTight(content: RegionContent, costs: ContextCosts, seen: Card[]): string[] {
+  const least = costs.size === 0 ? 0 : Math.min(...costs.values());
+  const pairs =
+    seen.length === 0
+      ? [{ limit: content.memLimit, cost: least }]
+      : seen.map(({ uuid }) => {
+          const own = content.devices.find((device) => device.uuid === uuid);
+          return { limit: (own ?? content).memLimit, cost: costs.get(uuid) ?? least };
+        });
+  const lines = pairs.flatMap(({ limit, cost }) =>
+    limit === null || limit >= cost
+      ? []
+      : [`a limit of ${formatBytes(limit)} cannot hold one context (${formatBytes(cost)})`],
+  );
+  return [...new Set(lines)];
 }
 
 /** The cards that the target will see. `visible` is its CUDA_VISIBLE_DEVICES; undefined: all. Throws VgpuError where numbers may mean any card. */

@@ -3,7 +3,9 @@ import type { Probe } from "./context-table.ts";
 import {
   type ContextCosts,
   findVisible,
+  findVisibleOrAll,
   needsCards,
+  noteTight,
   noteUnlimited,
   resolveContent,
   visibleDevices,
@@ -186,8 +188,9 @@ async function prepare(
   const isClear = plan.gpu !== null || new Set(cards.map(({ name }) => name)).size === 1;
   const wanted = named !== undefined && isClear ? findVisible(named, cards) : [];
   const content = resolveContent(plan, cards, costs, wanted);
-  const seen = named ?? process.env["CUDA_VISIBLE_DEVICES"];
-  if (!plan.report.quiet) noteUnlimited(plan, cards, seen).forEach(say);
+  const seen = findVisibleOrAll(named ?? process.env["CUDA_VISIBLE_DEVICES"], cards);
+  const notes = [...noteUnlimited(plan, cards, seen), ...noteTight(content, costs, seen)];
+  if (!plan.report.quiet) notes.forEach(say);
   return { content, changes };
 }
 

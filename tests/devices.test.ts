@@ -1,5 +1,11 @@
 import { describe, expect, test } from "bun:test";
-import { needsCards, noteUnlimited, resolveContent, visibleDevices } from "../src/devices.ts";
+import {
+  needsCards,
+  noteTight,
+  noteUnlimited,
+  resolveContent,
+  visibleDevices,
+} from "../src/devices.ts";
 import type { GpuLimit, Plan, Source } from "../src/limits.ts";
 import type { Card } from "../src/nvml.ts";
 import { UNASKED } from "../src/time-mode.ts";
@@ -120,24 +126,37 @@ test.each<[string, Source, string]>([
 describe("cards without a limit", () => {
   const both = plan(null, [["0", limit({ bytes: GIB }, 25)]]);
   test("are named once", () => {
-    expect(noteUnlimited(both, CARDS, undefined)).toEqual([
+    expect(noteUnlimited(both, CARDS, CARDS)).toEqual([
       "no limit is given for memory and compute on GPU 1",
     ]);
     const one = plan(null, [["0", limit(null, 25)]]);
-    expect(noteUnlimited(one, CARDS, undefined)).toEqual([
-      "no limit is given for compute on GPU 1",
-    ]);
+    expect(noteUnlimited(one, CARDS, CARDS)).toEqual(["no limit is given for compute on GPU 1"]);
   });
 
   test("are none where each visible card has one, or none was chosen", () => {
-    // By UUID: of different cards a number may mean either.
-    expect(noteUnlimited(both, CARDS, CARDS[0]!.uuid)).toEqual([]);
+    expect(noteUnlimited(both, CARDS, [CARDS[0]!])).toEqual([]);
     const all = plan(null, [
       ["0", limit({ bytes: GIB })],
       ["1", limit({ bytes: GIB })],
     ]);
-    expect(noteUnlimited(all, CARDS, undefined)).toEqual([]);
+    expect(noteUnlimited(all, CARDS, CARDS)).toEqual([]);
     const chosen = { ...both, sources: { mem: "flag" as const, sm: "flag" as const } };
-    expect(noteUnlimited(chosen, CARDS, undefined)).toEqual([]);
+    expect(noteUnlimited(chosen, CARDS, CARDS)).toEqual([]);
   });
+});
+
+test("a limit that a context alone passes is noted, on cards that are seen", () => {
+  const costs = new Map(CARDS.map(({ uuid }, index) => [uuid, (index + 1) * 2 ** 29]));
+  const note = (asked: Plan, seen: Card[]) =>
+    noteTight(resolveContent(asked, seen.length > 0 ? CARDS : [], costs), costs, seen);
+  const tight = "a limit of 100 MiB cannot hold one context (512 MiB)";
+  const small = limit({ bytes: 100 * 2 ** 20 });
+  expect(note(plan(small), [])).toEqual([tight]);
+  expect(note(plan(limit({ bytes: GIB })), [])).toEqual([]);
+  const second = plan(small, [["0", limit(null)]]);
+  expect(note(second, CARDS)).toEqual(["a limit of 100 MiB cannot hold one context (1 GiB)"]);
+  expect(note(second, [CARDS[0]!])).toEqual([]);
+  expect(note(plan(limit({ percent: 0.1 })), [CARDS[0]!])).toEqual([
+    "a limit of 102.4 MiB cannot hold one context (512 MiB)",
+  ]);
 });
