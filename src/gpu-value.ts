@@ -21,6 +21,8 @@ export interface Form<T> {
   noun: string;
   parse(text: string): T | null | undefined;
   forms: string;
+  /** What to write in place of a malformed text; absent: the good forms. */
+  explain?(text: string): string;
 }
 
 /** nvidia-smi's number without leading zeros, or a GPU UUID (or its beginning) in NVML's spelling; else undefined. */
@@ -83,7 +85,9 @@ export function parseKeyedValues<T>(
     const word = part.slice(equals + 1).trim();
     const value = form.parse(word);
     if (value === undefined) {
-      throw new VgpuError(`${label}: ${quote(word)} is not ${form.noun}`, { hint: form.forms });
+      throw new VgpuError(`${label}: ${quote(word)} is not ${form.noun}`, {
+        hint: form.explain?.(word) ?? form.forms,
+      });
     }
     return { key, value, source };
   });

@@ -6,7 +6,14 @@ import type { Profile } from "./profile.ts";
 import * as setting from "./setting.ts";
 import { checkMode, COUNT, type Mode, MODES, MPS_USES, type MpsUse } from "./spatial-mode.ts";
 import { readTimeMode, type TimeMode } from "./time-mode.ts";
-import { parsePercent, parseSize, PERCENT_FORMS, SIZE_FORMS, type Size } from "./units.ts";
+import {
+  explainSize,
+  parsePercent,
+  parseSize,
+  PERCENT_FORMS,
+  SIZE_FORMS,
+  type Size,
+} from "./units.ts";
 
 export type { Size } from "./units.ts";
 export type Source = "flag" | "environment" | "profile" | "default";
@@ -63,7 +70,12 @@ export interface Plan {
   notes: string[];
 }
 
-const SIZE: Form<Size> = { noun: "a size", parse: parseSize, forms: SIZE_FORMS };
+const SIZE: Form<Size> = {
+  noun: "a size",
+  parse: parseSize,
+  forms: SIZE_FORMS,
+  explain: explainSize,
+};
 const PERCENT: Form<number> = {
   noun: "a share in percent",
   parse: parsePercent,
@@ -119,7 +131,7 @@ export function resolvePlan(
   const mode = setting.readChoice(find("mode", profile?.compute.mode), MODES) ?? undefined;
   const mps = setting.readChoice(find("mps", profile?.compute.mps), MPS_USES) ?? undefined;
   const limits = joinLimits(mem, soft, share, burst, count);
-  checkMode(mode, limits, burst);
+  checkMode(mode, limits, burst, sources, profile?.name);
   checkBurst(limits, burst, sources);
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));

@@ -38,6 +38,21 @@ export function findSetting(
   return { texts: [text], label: variableOf(name), source: "environment" };
 }
 
+/** Variables that vgpu, its launcher, its tests and the simulated GPU use beside those of the flags. */
+const INTERNAL = /^VGPU_(?:REGION|LAUNCHER|BOARD|(?:KEEP|TEST|SIM)_\w+)$/;
+
+/** One line for each `VGPU_` variable that is set and belongs to no flag: it would mean no limit without a word. */
+export function noteUnknown(
+  environment: Record<string, string | undefined>,
+  flags: string[],
+): string[] {
+  const known = flags.map(variableOf);
+  return Object.keys(environment)
+    .filter((name) => name.startsWith("VGPU_") && environment[name] !== "")
+    .filter((name) => !INTERNAL.test(name) && !known.includes(name))
+    .map((name) => `${name} is no variable of vgpu's${didYouMean(name, known)}`);
+}
+
 /** The value that counts where a setting is not laid over others: the last one given. */
 export function lastText(setting: Setting): string {
   return setting.texts.at(-1) ?? "";
@@ -125,8 +140,8 @@ export function readSim(sim: Setting | undefined, card: Setting | undefined): st
   const named = sim?.source === "environment" && parseTruth(lastText(sim)) === undefined;
   const wanted = named || (sim === undefined ? card?.source === "flag" : readTruth(sim));
   if (!wanted) return null;
-  const chosen = card ?? (named ? sim : undefined);
-  return readChoice(chosen, SIMULATED_CARDS) ?? SIMULATED_CARDS[0];
+  if (card === undefined && named) return readChoice(sim, [...SIMULATED_CARDS, "1", "0"]);
+  return readChoice(card, SIMULATED_CARDS) ?? SIMULATED_CARDS[0];
 }
 
 /** The error for a value that is not what it should be. */

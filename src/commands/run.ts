@@ -1,7 +1,7 @@
 import type { Command } from "../command.ts";
 import { resolvePlan } from "../limits.ts";
 import { say } from "../report/words.ts";
-import { findSetting, lastText } from "../setting.ts";
+import { findSetting, lastText, noteUnknown } from "../setting.ts";
 import type { Profile } from "../profile.ts";
 import type { Split } from "../argv.ts";
 
@@ -167,6 +167,7 @@ const command: Command = {
   async run(split) {
     const profile = await readProfile(split);
     const plan = resolvePlan(split, process.env, profile);
+    plan.notes.unshift(...noteUnknown(process.env, Object.keys(command.args)));
     if (!plan.report.quiet) plan.notes.forEach(say);
     if (plan.dryRun) {
       const { showDryRun } = await import("../dry-run.ts");

@@ -39,7 +39,7 @@ describe("mistakes: one line on stderr, status 125", () => {
     [["--mem", "4g", "x"], "vgpu: unknown flag '--mem'; flags stand after the subcommand"],
     [["run", "--memm", "4g", "x"], "vgpu: unknown flag '--memm' (did you mean --mem?)"],
     [["run", "--mem"], "vgpu: --mem needs a value"],
-    [["run", "--mem", "4096", "x"], "vgpu: --mem: '4096' is not a size; good forms: 4g"],
+    [["run", "--mem", "4096", "x"], "vgpu: --mem: '4096' is not a size; add a unit: 4096g or"],
     [["run", "--mem", "4g\n\x1b[31m", "x"], "vgpu: --mem: '4g\\x0a\\x1b[31m' is not a size"],
     [["run", "--sm", "0", "x"], "vgpu: --sm: '0' is not a share in percent"],
     [["run", "--profile", "haff", "x"], "vgpu: --profile: no profile 'haff' (did you mean half?)"],
@@ -62,6 +62,17 @@ describe("mistakes: one line on stderr, status 125", () => {
       "vgpu: VGPU_SM: '200' is not a share in percent; good forms: 25, 12.5, none; more than 0, at most 100\n",
     ]);
   });
+});
+
+test("a misspelt variable is noted", () => {
+  const words = ["run", "--dry-run", "x"];
+  const env = { ...PLAIN, VGPU_MEMORY: "4g" };
+  const { status, stderr } = vgpu(words, { env });
+  expect([status, stderr]).toEqual([
+    0,
+    "vgpu: VGPU_MEMORY is no variable of vgpu's (did you mean VGPU_MEM?)\n",
+  ]);
+  expect(vgpu(["run", "-q", ...words.slice(1)], { env }).stderr).toBe("");
 });
 
 describe("--dry-run", () => {
