@@ -44,7 +44,19 @@ describe("mistakes: one line on stderr, status 125", () => {
     [["run", "--sm", "0", "x"], "vgpu: --sm: '0' is not a share in percent"],
     [["run", "--profile", "haff", "x"], "vgpu: --profile: no profile 'haff' (did you mean half?)"],
     [["run", "--profile", "./none.yaml", "x"], "vgpu: ./none.yaml:1:1: cannot be read (ENOENT)"],
-    [["profile"], "vgpu: profile: wrong number of words for profile; write vgpu profile list"],
+    [["profile"], "vgpu: profile: say list, show NAME or check NAME"],
+    [
+      ["demo", "--jsn"],
+      "vgpu: unknown flag '--jsn' (did you mean --json?); vgpu demo --help lists",
+    ],
+    [["help", "--mem"], "vgpu: unknown flag '--mem'; vgpu help --help lists them"],
+    [
+      ["help", "limits"],
+      "vgpu: unknown topic 'limits'; topics are run, demo, profile, help, exit-",
+    ],
+    [["version"], "vgpu: unknown command 'version'; vgpu --version shows the version"],
+    [["-v"], "vgpu: unknown flag '-v'; vgpu --version shows the version"],
+    [["run", "\u2014mem", "4g", "x"], "vgpu: '\u2014mem' begins with a dash of the wrong kind"],
     [["profile", "shwo", "half"], "vgpu: profile: unknown action 'shwo' (did you mean show?)"],
     [["profile", "show"], "vgpu: profile: wrong number of words for show"],
     [["help", "exit-code"], "vgpu: unknown topic 'exit-code' (did you mean exit-codes?)"],
@@ -226,6 +238,11 @@ test.each([
     ["demo", "extra"],
     125,
     "vgpu: demo takes no words, and was given 'extra'; write vgpu demo [--json]\n",
+  ],
+  [
+    ["run", "--sim", "a100", "true"],
+    127,
+    "vgpu: a100 is taken for the command; the simulated card is --sim=a100\nvgpu: a100: command not found\n",
   ],
   [["run", "-q", ""], 127, "vgpu: '': command not found\n"],
 ])("%o: exit %d", (words, status, stderr) => {
