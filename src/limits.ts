@@ -132,7 +132,7 @@ export function resolvePlan(
   const mps = setting.readChoice(find("mps", profile?.compute.mps), MPS_USES) ?? undefined;
   const limits = joinLimits(mem, soft, share, burst, count);
   checkMode(mode, limits, burst, sources, profile?.name);
-  checkBurst(limits, burst, sources);
+  checkBurst(limits, burst, sources, profile?.bursts ?? {});
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));
   const card = find("sim-card");

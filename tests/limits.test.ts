@@ -17,6 +17,7 @@ function profile(part: Partial<Profile>): Profile {
     gpus: {},
     events: {},
     env: {},
+    bursts: {},
   };
   return { name: "p", ...empty, ...part };
 }

@@ -15,7 +15,7 @@ import { type ProfileFile, ProfileSchema } from "./schema.ts";
 
 /** What a profile's text came to: its content, or every problem as `file:line:column: what, what was expected`. */
 export type Reading =
-  | { content: ProfileFile; problems: []; at(key: string): string }
+  | { content: ProfileFile; problems: []; at(path: string[]): string }
   | { content: null; problems: [string, ...string[]] };
 
 /** Parses and validates one profile. `file` is the path as errors show it. */
@@ -40,7 +40,7 @@ export function readProfileText(text: string, file: string): Reading {
     return { content: null, problems: [`${place(offset)}: ${text}`] };
   }
   const result = v.safeParse(ProfileSchema, value ?? {});
-  const at = (key: string): string => place(findOffset(document, { path: [key], kind: "value" }));
+  const at = (path: string[]): string => place(findOffset(document, { path, kind: "value" }));
   if (result.success) return { content: result.output, problems: [], at };
   const findings = result.issues.flatMap((issue) => flatten(issue));
   const problems = findings

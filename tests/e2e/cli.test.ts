@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import about from "../../package.json";
-import { folder, PLAIN, vgpu } from "../vgpu.ts";
+import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
 describe("help and version go to stdout, status 0", () => {
   test.each([
@@ -43,7 +44,10 @@ describe("mistakes: one line on stderr, status 125", () => {
     [["run", "--mem", "4g\n\x1b[31m", "x"], "vgpu: --mem: '4g\\x0a\\x1b[31m' is not a size"],
     [["run", "--sm", "0", "x"], "vgpu: --sm: '0' is not a share in percent"],
     [["run", "--profile", "haff", "x"], "vgpu: --profile: no profile 'haff' (did you mean half?)"],
-    [["run", "--profile", "./none.yaml", "x"], "vgpu: ./none.yaml:1:1: cannot be read (ENOENT)"],
+    [
+      ["run", "--profile", "./none.yaml", "x"],
+      "vgpu: ./none.yaml: no such file, expected a profile",
+    ],
     [["profile"], "vgpu: profile: say list, show NAME or check NAME"],
     [
       ["demo", "--jsn"],
@@ -222,15 +226,34 @@ describe("vgpu profile", () => {
 
 test("check refuses what a run would: values that contradict each other, files that cannot be read", () => {
   using here = folder({ "low.yaml": "compute: {share: 40, burst: 20}\n", "d.yaml/x": "" });
+  Bun.spawnSync(["mkfifo", `${here.path}/pipe.yaml`]);
   const check = (name: string) => vgpu(["profile", "check", name], { cwd: here.path });
   for (const [name, words] of [
-    ["./low.yaml", /^vgpu: \.\/low\.yaml: the profile's burst: 20 is below the share of 40/],
-    ["./d.yaml", /^vgpu: \.\/d\.yaml:1:1: cannot be read \(EISDIR\)/],
+    ["./low.yaml", /^vgpu: \.\/low\.yaml:1:29: compute\.burst: 20 is below the share of 40/],
+    ["./d.yaml", /^vgpu: \.\/d\.yaml: is a directory/],
+    ["./pipe.yaml", /^vgpu: \.\/pipe\.yaml: is no regular file/],
   ] as const) {
     const { status, stderr } = check(name);
     expect([status, stderr]).toEqual([125, expect.stringMatching(words)]);
     expect(stderr.trim().split("\n")).toHaveLength(1);
+    const run = ["run", "--profile", name, "true"];
+    expect(vgpu(run, { cwd: here.path })).toEqual({ status, stdout: "", stderr });
   }
+});
+
+test("a profile from stdin, from a descriptor, and one whose name lacks the ending", () => {
+  using here = folder({ "a.yaml": "memory: 1g\n" });
+  const bash = (script: string) => {
+    const words = ["bash", "-c", script, "bash", join(ROOT, "bin/vgpu")];
+    const { stdout, stderr } = Bun.spawnSync(words, { cwd: here.path, env: PLAIN });
+    return stdout.toString() + stderr.toString();
+  };
+  const flags = '"$1" run --dry-run --profile';
+  expect(bash(`cat a.yaml | ${flags} /dev/stdin x`)).toMatch(/^memory +1 GiB +profile/);
+  expect(bash(`${flags} <(cat a.yaml) x`)).toMatch(/^memory +1 GiB +profile/);
+  expect(bash(`${flags} a x`)).toStartWith(
+    "vgpu: --profile: no profile 'a' (did you mean ./a.yaml?)",
+  );
 });
 
 test.each([
