@@ -60,7 +60,7 @@ export function parseGpuValues<T>(
   return parseKeyedValues(text, label, source, form, GPUS);
 }
 
-/** The same with other keys. */
+/** The same with other keys. The value for all comes first: the others are exceptions to it, in whatever order they stand. */
 export function parseKeyedValues<T>(
   text: string,
   label: string,
@@ -69,7 +69,7 @@ export function parseKeyedValues<T>(
   keys: Keys,
 ): Entry<T>[] {
   const seen = new Set<string>();
-  return text.split(",").map((part) => {
+  const entries = text.split(",").map((part) => {
     const equals = part.indexOf("=");
     const key = equals < 0 ? "all" : keys.parse(part.slice(0, equals).trim());
     if (key === undefined) {
@@ -91,6 +91,8 @@ export function parseKeyedValues<T>(
     }
     return { key, value, source };
   });
+  const isForAll = ({ key }: Entry<T>) => Number(key === "all");
+  return entries.toSorted((left, right) => isForAll(right) - isForAll(left));
 }
 
 /**

@@ -86,6 +86,11 @@ describe("single GPUs", () => {
     expect(notes).toEqual([]);
   });
 
+  test("the order within one value does not matter", () => {
+    expect(plan("--mem 1=8g,4g").limits).toEqual(plan("--mem 4g,1=8g").limits);
+    expect(plan("--copy-bw d2h=2g/s,4g/s").time.copyRates).toMatchObject({ d2h: 2 * GIB });
+  });
+
   test("others are unlimited when only some are named", () => {
     const { limits, notes } = plan("--mem 0=4g,01=8g");
     expect(limits.all).toBeNull();

@@ -9,7 +9,8 @@ import type { Split } from "../argv.ts";
 const command: Command = {
   meta: {
     name: "run",
-    description: "Runs a command, and every process that it starts, under limits on the GPU.",
+    description:
+      "Runs a command, and every process that it starts, under limits on the GPU. Each flag has a variable: VGPU_MEM, VGPU_MEM_SOFT, …",
     usage: "vgpu run [flags] [--] COMMAND [ARGUMENT...]",
     examples: [
       "vgpu run --mem 4g --sm 25 -- python train.py",

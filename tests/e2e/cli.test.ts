@@ -11,6 +11,7 @@ describe("help and version go to stdout, status 0", () => {
     [["help"], "Usage: vgpu run [flags] [--] COMMAND"],
     [["help", "run"], "--require-gpu"],
     [["run", "--help"], "--require-gpu"],
+    [["run", "--help"], "Each flag has a variable: VGPU_MEM, VGPU_MEM_SOFT"],
     [["run", "--mem", "4g", "-h"], "--require-gpu"],
     [["help", "profile"], "vgpu profile list | show NAME | check NAME..."],
     [["profile", "--help"], "vgpu profile list | show NAME | check NAME..."],
