@@ -13,7 +13,10 @@ async function main([name = "help", ...rest]: string[]): Promise<number> {
   }
   const isHelp = name === "--help" || name === "-h";
   const command = await findCommand(isHelp ? "help" : name);
-  const split = (command.words === "target" ? splitArgv : splitMixed)(rest, command.args);
+  const split =
+    command.words === "target"
+      ? splitArgv(rest, command.args)
+      : splitMixed(rest, command.args, `vgpu ${command.meta.name} --help lists them`);
   if (!split.given.has("help")) return command.run(split);
   const help = await findCommand("help");
   return help.run({ given: new Map(), words: [command.meta.name] });

@@ -8,6 +8,8 @@ export interface Split {
   words: string[];
 }
 
+const BEFORE_COMMAND = "vgpu's flags come before the command, the command's own after it";
+
 /** One option: `--mem=4g` is name mem, typed `--mem`, inline `4g`. */
 interface Option {
   name: string;
@@ -19,14 +21,19 @@ interface Option {
  * Splits a command line where our flags end: at the first word that is not ours, or after one `--`.
  * What follows is never looked at. citty cannot do this, and node:util's parser costs 2 ms to
  * load, so citty's argument table is read here; a test compares the result with node's parser.
- * Throws VgpuError for unknown flags and missing values.
+ * Throws VgpuError for unknown flags, which `hint` is for, and missing values.
  */
-export function splitArgv(argv: string[], flags: Flags): Split {
+export function splitArgv(argv: string[], flags: Flags, hint = BEFORE_COMMAND): Split {
   const given: Split["given"] = new Map();
   let index = 0;
   for (; index < argv.length; index++) {
     const text = argv[index] ?? "";
     if (text === "--") return { given, words: argv.slice(index + 1) };
+    if (/^[\u2010-\u2015\u2212\ufe58\ufe63\uff0d]/.test(text)) {
+      throw new VgpuError(`${quote(text)} begins with a dash of the wrong kind`, {
+        hint: "flags begin with - or --",
+      });
+    }
     if (!text.startsWith("-") || text === "-") break;
     for (const option of readOptions(text, flags)) {
       const flag = Object.hasOwn(flags, option.name) ? flags[option.name] : undefined;
@@ -34,7 +41,8 @@ export function splitArgv(argv: string[], flags: Flags): Split {
         if (option.inline === undefined) index++;
         append(given, option.name, readValue(option, flag, argv[index]));
       } else {
-        for (const [name, value] of readSwitch(option, flag, flags)) append(given, name, value);
+        for (const [name, value] of readSwitch(option, flag, flags, hint))
+          append(given, name, value);
       }
     }
   }
@@ -42,12 +50,12 @@ export function splitArgv(argv: string[], flags: Flags): Split {
 }
 
 /** The same for a subcommand whose words are its own: flags may stand before, between and after them. */
-export function splitMixed(argv: string[], flags: Flags): Split {
-  const { given, words } = splitArgv(argv, flags);
+export function splitMixed(argv: string[], flags: Flags, hint: string): Split {
+  const { given, words } = splitArgv(argv, flags, hint);
   const [word, ...rest] = words;
   const isLiteral = argv[argv.length - words.length - 1] === "--";
   if (word === undefined || isLiteral) return { given, words };
-  const later = splitMixed(rest, flags);
+  const later = splitMixed(rest, flags, hint);
   for (const [name, values] of later.given) values.forEach((value) => append(given, name, value));
   return { given, words: [word, ...later.words] };
 }
@@ -88,15 +96,14 @@ function readSwitch(
   { name, typed, inline }: Option,
   flag: Flag | undefined,
   flags: Flags,
+  hint: string,
 ): [string, string][] {
   if (flag === undefined) {
     const positive = name.startsWith("no-") ? name.slice("no-".length) : "";
     const isKnown = Object.hasOwn(flags, positive) && flags[positive]?.type === "boolean";
     if (isKnown && inline === undefined) return [[positive, "false"]];
     const guess = typed.startsWith("--") ? didYouMean(name, Object.keys(flags), "--") : "";
-    throw new VgpuError(`unknown flag ${quote(typed)}${guess}`, {
-      hint: "vgpu's flags come before the command, the command's own after it",
-    });
+    throw new VgpuError(`unknown flag ${quote(typed)}${guess}`, { hint });
   }
   if (inline === undefined) return [[name, "true"]];
   if (flag.inline !== undefined && inline !== "") {

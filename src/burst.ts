@@ -1,19 +1,20 @@
 import { VgpuError } from "./errors.ts";
 import type { Layered } from "./gpu-value.ts";
 import type { GpuLimit, Plan } from "./limits.ts";
-import { variableOf } from "./setting.ts";
+import type { Profile } from "./profile.ts";
+import { labelOf } from "./setting.ts";
 
 /** A ceiling is absolute: it needs a share to rise from, and lies at or above it. Throws VgpuError where it does not. */
 export function checkBurst(
   { all, gpus }: Plan["limits"],
   burst: Layered<number>,
   sources: Plan["sources"],
+  places: Profile["bursts"],
 ): void {
   const limits: [string | null, GpuLimit | null][] = [[null, all], ...gpus];
   const label = (key: string | null) => {
-    const source = sources[key === null ? "burst" : `burst.${key}`] ?? sources["burst"];
-    if (source === "profile") return "the profile's burst";
-    return source === "environment" ? variableOf("burst") : "--burst";
+    const source = sources[`burst.${key}`] ?? sources["burst"];
+    return labelOf("burst", source, places[key ?? "all"] ?? places["all"] ?? "the profile's burst");
   };
   const where = (key: string | null) => (key === null ? "" : ` on GPU ${key}`);
   const isBare = (limit: GpuLimit | null | undefined) => limit?.sharePercent == null;

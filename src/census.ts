@@ -45,8 +45,8 @@ export interface DeviceState {
   sharePpm: number;
   /** Percent of the GPU's time that the gate holds the session to; null: it holds nothing back. */
   sharePercent: number | null;
-  /** Spatial mode: the partition, and the share as it is set, both in percent of the GPU. */
-  partition: { percent: number; setPercent: number } | null;
+  /** Spatial mode: the partition, and the share as it is set, both in percent of the GPU; its SMs of how many. */
+  partition: { percent: number; setPercent: number; sms: number; smTotal: number } | null;
   totalBytes: number;
   peakBytes: number;
   denials: number;
@@ -176,7 +176,9 @@ export class Census {
       const limit = this.#region.load64(at + device.mem_limit);
       const share = this.#region.load32(at + device.share_ppm);
       const sms = this.#region.load32(at + device.sm_count);
-      const part = sms === 0 ? 1 : sms / this.#region.load32(at + device.sm_total);
+      const smTotal = this.#region.load32(at + device.sm_total);
+      const part = sms === 0 ? 1 : sms / smTotal;
+      const setPercent = share / (layout.WHOLE_GPU / 100);
       const seat = this.#region.load32(at + device.board_seat);
       return {
         index,
@@ -184,9 +186,8 @@ export class Census {
         memLimit: limit === layout.NO_LIMIT ? null : Number(limit),
         softBytes: this.#readSoft(at + device.soft_bytes),
         sharePpm: share,
-        sharePercent: share >= part * layout.WHOLE_GPU ? null : share / (layout.WHOLE_GPU / 100),
-        partition:
-          sms === 0 ? null : { percent: 100 * part, setPercent: share / (layout.WHOLE_GPU / 100) },
+        sharePercent: share >= part * layout.WHOLE_GPU ? null : setPercent,
+        partition: sms === 0 ? null : { percent: 100 * part, setPercent, sms, smTotal },
         totalBytes: this.#region.number(at + device.total_bytes),
         peakBytes: this.#region.number(at + device.peak_bytes),
         denials: this.#region.number(at + device.denials),

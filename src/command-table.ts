@@ -27,10 +27,13 @@ export async function findCommand(name: string, topics: string[] = []): Promise<
   if (found !== undefined) return (await found.load()).default;
   const guess = didYouMean(name, [...Object.keys(commands), ...topics]);
   const kind = topics.length > 0 ? "topic" : name.startsWith("-") ? "flag" : "command";
+  const hints = {
+    topic: `topics are ${[...Object.keys(commands), ...topics].join(", ")}`,
+    flag: "flags stand after the subcommand: vgpu run --mem 4g -- COMMAND",
+    command: "vgpu --help lists the commands; to run a program: vgpu run [flags] -- COMMAND",
+  };
+  const isVersion = kind !== "topic" && /^-*v(?:ersion)?$/i.test(name);
   throw new VgpuError(`unknown ${kind} ${quote(name)}${guess}`, {
-    hint:
-      kind === "flag"
-        ? "flags stand after the subcommand: vgpu run --mem 4g -- COMMAND"
-        : "vgpu --help lists the commands; to run a program: vgpu run [flags] -- COMMAND",
+    hint: isVersion ? "vgpu --version shows the version" : hints[kind],
   });
 }

@@ -3,6 +3,8 @@ import { WHOLE_GPU, MAX_DEVICES } from "./layout.gen.ts";
 import type { GpuLimit, Plan, Size } from "./limits.ts";
 import type { Card } from "./nvml.ts";
 import type { RegionContent } from "./region.ts";
+import { labelOf } from "./setting.ts";
+import { formatBytes } from "./units.ts";
 
 /** Bytes that a bare context costs, by GPU UUID; see context-table.ts. */
 export type ContextCosts = Map<string, number>;
@@ -26,7 +28,8 @@ export function resolveContent(
 ): RegionContent {
   const { all, gpus } = plan.limits;
   const named = new Map<string, GpuLimit>();
-  for (const [key, limit] of gpus) named.set(findCard(key, cards).uuid, limit);
+  for (const [key, limit] of gpus)
+    named.set(findCard(key, cards, labelOfKey(plan, key)).uuid, limit);
   const isRelative = isPercent(all?.memBytes) || isPercent(all?.softBytes);
   const listed = cards
     .filter((card) => named.has(card.uuid) || isRelative || wanted.includes(card))
@@ -54,18 +57,54 @@ export function resolveContent(
 }
 
 /** CUDA_VISIBLE_DEVICES for `--gpu`: UUIDs, which mean the same in any order and numbering. */
-export function visibleDevices(gpu: string[], cards: Card[]): string {
-  return gpu.map((key) => findCard(key, cards).uuid).join(",");
+export function visibleDevices(gpu: string[], cards: Card[], label = "--gpu"): string {
+  return gpu.map((key) => findCard(key, cards, label).uuid).join(",");
 }
 
 /** The limits that hold on a card. */
-export function limitOf(
-  card: Card,
-  { limits: { all, gpus } }: Plan,
-  cards: Card[],
-): GpuLimit | null {
-  const own = [...gpus].find(([key]) => findCard(key, cards) === card);
+export function limitOf(card: Card, plan: Plan, cards: Card[]): GpuLimit | null {
+  const { all, gpus } = plan.limits;
+  const own = [...gpus].find(([key]) => findCard(key, cards, labelOfKey(plan, key)) === card);
   return own === undefined ? all : own[1];
+}
+
+/** What is not limited on a card that the target sees, because values were given for other GPUs only. */
+export function noteUnlimited(plan: Plan, cards: Card[], seen: Card[]): string[] {
+  const isPlain = (name: string) => (plan.sources[name] ?? "default") !== "default";
+  /** The cards without it, where only single ones were given any. */
+  const findBare = (isLimited: (limit: GpuLimit) => boolean, names: string[]): string => {
+    if (names.some(isPlain) || ![...plan.limits.gpus.values()].some(isLimited)) return "";
+    const limits = seen.map((card) => ({ card, limit: limitOf(card, plan, cards) }));
+    const bare = limits.filter(({ limit }) => limit === null || !isLimited(limit));
+    return bare.map(({ card }) => card.index).join(", ");
+  };
+  const memory = findBare(({ memBytes }) => memBytes !== null, ["mem"]);
+  const compute = findBare(
+    ({ sharePercent, smCount }) => sharePercent !== null || smCount != null,
+    ["sm", "sms"],
+  );
+  const say = (noun: string, bare: string) =>
+    bare === "" ? [] : [`no limit is given for ${noun} on GPU ${bare}`];
+  if (memory === compute) return say("memory and compute", memory);
+  return [...say("memory", memory), ...say("compute", compute)];
+}
+
+/** One line for each limit that a context alone passes. `seen`: the cards that the target sees; empty where nobody asked. */
+export function noteTight(content: RegionContent, costs: ContextCosts, seen: Card[]): string[] {
+  const least = costs.size === 0 ? 0 : Math.min(...costs.values());
+  const pairs =
+    seen.length === 0
+      ? [{ limit: content.memLimit, cost: least }]
+      : seen.map(({ uuid }) => {
+          const own = content.devices.find((device) => device.uuid === uuid);
+          return { limit: (own ?? content).memLimit, cost: costs.get(uuid) ?? least };
+        });
+  const lines = pairs.flatMap(({ limit, cost }) =>
+    limit === null || limit >= cost
+      ? []
+      : [`a limit of ${formatBytes(limit)} cannot hold one context (${formatBytes(cost)})`],
+  );
+  return [...new Set(lines)];
 }
 
 /** The cards that the target will see. `visible` is its CUDA_VISIBLE_DEVICES; undefined: all. Throws VgpuError where numbers may mean any card. */
@@ -88,22 +127,39 @@ export function findVisible(visible: string | undefined, cards: Card[]): Card[] 
   return [...new Set(end < 0 ? found : found.slice(0, end))] as Card[];
 }
 
+/** The same; all of them where numbers may mean any card. */
+export function findVisibleOrAll(visible: string | undefined, cards: Card[]): Card[] {
+  try {
+    return findVisible(visible, cards);
+  } catch {
+    return cards;
+  }
+}
+
 const isNumber = (word: string) => /^\d+$/.test(word);
 
-/** By nvidia-smi's number, or the beginning of a UUID. */
-function findCard(key: string, cards: Card[]): Card {
+/** Who named a GPU: `--mem`, `VGPU_SM`, `profile two: gpus.1`. */
+function labelOfKey({ sources, profile }: Plan, key: string): string {
+  const name = PER_GPU.find((flag) => `${flag}.${key}` in sources) ?? "mem";
+  return labelOf(name, sources[`${name}.${key}`], `profile ${profile}: gpus.${key}`);
+}
+
+const PER_GPU = ["mem", "mem-soft", "sm", "burst", "sms"];
+
+/** By nvidia-smi's number, or the beginning of a UUID. `label`: who named it. */
+function findCard(key: string, cards: Card[], label: string): Card {
   const found = /^\d+$/.test(key)
     ? cards.filter((card) => card.index === Number(key))
     : cards.filter((card) => card.uuid.toLowerCase().startsWith(key.toLowerCase()));
   const [card, another] = found;
   if (card === undefined) {
     const known = cards.map(({ index, uuid }) => `${index} (${uuid})`).join(", ");
-    throw new VgpuError(`there is no GPU ${quote(key)}`, {
+    throw new VgpuError(`${label}: there is no GPU ${quote(key)}`, {
       hint: known ? `this machine has GPU ${known}` : "NVML lists no GPU here",
     });
   }
   if (another !== undefined) {
-    throw new VgpuError(`GPU ${quote(key)} means more than one`, {
+    throw new VgpuError(`${label}: GPU ${quote(key)} means more than one`, {
       hint: `${card.uuid} or ${another.uuid}`,
     });
   }

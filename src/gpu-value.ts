@@ -21,6 +21,8 @@ export interface Form<T> {
   noun: string;
   parse(text: string): T | null | undefined;
   forms: string;
+  /** What to write in place of a malformed text; absent: the good forms. */
+  explain?(text: string): string;
 }
 
 /** nvidia-smi's number without leading zeros, or a GPU UUID (or its beginning) in NVML's spelling; else undefined. */
@@ -58,7 +60,7 @@ export function parseGpuValues<T>(
   return parseKeyedValues(text, label, source, form, GPUS);
 }
 
-/** The same with other keys. */
+/** The same with other keys. The value for all comes first: the others are exceptions to it, in whatever order they stand. */
 export function parseKeyedValues<T>(
   text: string,
   label: string,
@@ -67,7 +69,7 @@ export function parseKeyedValues<T>(
   keys: Keys,
 ): Entry<T>[] {
   const seen = new Set<string>();
-  return text.split(",").map((part) => {
+  const entries = text.split(",").map((part) => {
     const equals = part.indexOf("=");
     const key = equals < 0 ? "all" : keys.parse(part.slice(0, equals).trim());
     if (key === undefined) {
@@ -83,10 +85,14 @@ export function parseKeyedValues<T>(
     const word = part.slice(equals + 1).trim();
     const value = form.parse(word);
     if (value === undefined) {
-      throw new VgpuError(`${label}: ${quote(word)} is not ${form.noun}`, { hint: form.forms });
+      throw new VgpuError(`${label}: ${quote(word)} is not ${form.noun}`, {
+        hint: form.explain?.(word) ?? form.forms,
+      });
     }
     return { key, value, source };
   });
+  const isForAll = ({ key }: Entry<T>) => Number(key === "all");
+  return entries.toSorted((left, right) => isForAll(right) - isForAll(left));
 }
 
 /**

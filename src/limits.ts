@@ -6,7 +6,14 @@ import type { Profile } from "./profile.ts";
 import * as setting from "./setting.ts";
 import { checkMode, COUNT, type Mode, MODES, MPS_USES, type MpsUse } from "./spatial-mode.ts";
 import { readTimeMode, type TimeMode } from "./time-mode.ts";
-import { parsePercent, parseSize, PERCENT_FORMS, SIZE_FORMS, type Size } from "./units.ts";
+import {
+  explainSize,
+  parsePercent,
+  parseSize,
+  PERCENT_FORMS,
+  SIZE_FORMS,
+  type Size,
+} from "./units.ts";
 
 export type { Size } from "./units.ts";
 export type Source = "flag" | "environment" | "profile" | "default";
@@ -43,6 +50,8 @@ export interface Plan {
   /** Absent: auto. */
   mps?: MpsUse;
   gpu: string[] | null;
+  /** The profile's name as it was given; absent: there is none. */
+  profile?: string;
   /** Absent: warn. */
   admit?: (typeof ADMISSIONS)[number];
   /** The simulated card's name; null: the real driver. */
@@ -61,7 +70,12 @@ export interface Plan {
   notes: string[];
 }
 
-const SIZE: Form<Size> = { noun: "a size", parse: parseSize, forms: SIZE_FORMS };
+const SIZE: Form<Size> = {
+  noun: "a size",
+  parse: parseSize,
+  forms: SIZE_FORMS,
+  explain: explainSize,
+};
 const PERCENT: Form<number> = {
   noun: "a share in percent",
   parse: parsePercent,
@@ -117,8 +131,8 @@ export function resolvePlan(
   const mode = setting.readChoice(find("mode", profile?.compute.mode), MODES) ?? undefined;
   const mps = setting.readChoice(find("mps", profile?.compute.mps), MPS_USES) ?? undefined;
   const limits = joinLimits(mem, soft, share, burst, count);
-  checkMode(mode, limits, burst);
-  checkBurst(limits, burst, sources);
+  checkMode(mode, limits, burst, sources, profile?.name);
+  checkBurst(limits, burst, sources, profile?.bursts ?? {});
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));
   const card = find("sim-card");
@@ -131,6 +145,7 @@ export function resolvePlan(
     ...(mode === undefined ? {} : { mode }),
     ...(mps === undefined ? {} : { mps }),
     gpu,
+    ...(profile === null ? {} : { profile: profile.name }),
     admit: setting.readChoice(find("admit"), ADMISSIONS) ?? "warn",
     sim,
     requireGpu: setting.readTruth(find("require-gpu")),
@@ -147,12 +162,7 @@ export function resolvePlan(
     env: { ...profile?.env },
     target: { words: split.words },
     sources,
-    notes: [
-      ...noteUnlimited("memory", mem),
-      ...noteUnlimited("compute", share),
-      ...noteUnseen(gpu, [...limits.gpus.keys()]),
-      ...noteSoft(mem, soft),
-    ],
+    notes: [...noteUnseen(gpu, [...limits.gpus.keys()]), ...noteSoft(mem, soft)],
   };
 }
 
@@ -214,13 +224,6 @@ function noteSoft(mem: Layered<Size>, soft: Layered<Size>): string[] {
   if (!limit || !wanted || !("bytes" in limit) || !("bytes" in wanted)) return [];
   if (wanted.bytes < limit.bytes) return [];
   return ["the soft limit is not below the limit: it will never be told of before a refusal"];
-}
-
-function noteUnlimited<T>(noun: string, { all, keyed }: Layered<T>): string[] {
-  if (keyed.size === 0 || all !== undefined) return [];
-  return [
-    `${noun} is limited on GPU ${[...keyed.keys()].join(", ")} only; any other GPU is unlimited`,
-  ];
 }
 
 function noteUnseen(gpu: string[] | null, keys: string[]): string[] {

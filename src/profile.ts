@@ -1,4 +1,4 @@
-import { readFileSync, realpathSync } from "node:fs";
+import { existsSync, readFileSync, realpathSync, statSync } from "node:fs";
 import { quote, VgpuError } from "./errors.ts";
 import { didYouMean } from "./nearest.ts";
 import type { ProfileFile } from "./profile/schema.ts";
@@ -19,6 +19,8 @@ export interface Profile {
   gpus: PerGpu;
   events: NonNullable<ProfileFile["events"]>;
   env: Record<string, string>;
+  /** Where its ceilings stand, by GPU or `all`: `file:line:column: compute.burst`. */
+  bursts: Record<string, string>;
 }
 
 /**
@@ -33,7 +35,9 @@ export async function loadProfile(
   const file = findProfile(word, folders);
   if (file === undefined) {
     const names = [...new Set(listProfiles(folders).map(({ name }) => name))];
-    throw new VgpuError(`${label}: no profile ${quote(word)}${didYouMean(word, names)}`, {
+    const here = [`./${word}.yaml`, `./${word}.yml`].find((path) => existsSync(path));
+    const guess = here === undefined ? didYouMean(word, names) : ` (did you mean ${here}?)`;
+    throw new VgpuError(`${label}: no profile ${quote(word)}${guess}`, {
       hint: `looked in ${folders.join(", ")}; vgpu profile list shows all`,
     });
   }
@@ -48,7 +52,7 @@ async function loadChain(
   chain: string[],
 ): Promise<Profile> {
   const { readProfileText } = await import("./profile/document.ts");
-  const reading = readProfileText(readText(file), file);
+  const reading = readProfileText(readProfileFile(file), file);
   if (reading.content === null) {
     const more = reading.problems.length - 1;
     throw new VgpuError(reading.problems[0], {
@@ -65,9 +69,10 @@ async function loadChain(
     gpus: completeGpus(content.gpus ?? {}),
     events: content.events ?? {},
     env: content.env ?? {},
+    bursts: placeBursts(content, reading.at),
   };
   if (content.extends === undefined) return own;
-  const place = reading.at("extends");
+  const place = reading.at(["extends"]);
   const base = findProfile(content.extends, folders, file);
   const real = base === undefined ? undefined : realPath(base);
   if (base === undefined || real === undefined) {
@@ -111,7 +116,20 @@ function join(lower: Profile, upper: Profile): Profile {
     gpus,
     events: { ...lower.events, ...upper.events },
     env: { ...lower.env, ...upper.env },
+    bursts: { ...lower.bursts, ...upper.bursts },
   };
+}
+
+function placeBursts(
+  { compute, gpus = {} }: ProfileFile,
+  at: (path: string[]) => string,
+): Profile["bursts"] {
+  const draw = (path: string[]) => `${at(path)}: ${path.join(".")}`;
+  const bursts: Profile["bursts"] = {};
+  if (compute?.burst !== undefined) bursts["all"] = draw(["compute", "burst"]);
+  for (const [key, { compute: own }] of Object.entries(gpus))
+    if (own?.burst !== undefined) bursts[key] = draw(["gpus", key, "compute", "burst"]);
+  return bursts;
 }
 
 /** Priority and weight say the same thing: the upper one replaces either. */
@@ -131,13 +149,25 @@ function completeGpus(gpus: NonNullable<ProfileFile["gpus"]>): PerGpu {
   );
 }
 
-function readText(file: string): string {
+/** Descriptors that the caller has opened, and the file that is always empty. */
+const OPENED = /^\/(?:dev\/(?:stdin|null|fd\/\d+)|proc\/self\/fd\/\d+)$/;
+const REASONS: Record<string, string> = {
+  ENOENT: "no such file",
+  EISDIR: "is a directory",
+  EACCES: "permission denied",
+};
+
+/** A profile's text. Throws VgpuError for what cannot be read, or might never end: pipes and devices. */
+export function readProfileFile(file: string): string {
   try {
-    return readFileSync(file, "utf8");
+    const kind = statSync(file);
+    if (kind.isFile() || kind.isDirectory() || OPENED.test(file)) return readFileSync(file, "utf8");
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
-    throw new VgpuError(`${file}:1:1: cannot be read (${code}), expected a profile in YAML`);
+    const { code = "" } = error as NodeJS.ErrnoException;
+    const reason = REASONS[code] ?? `cannot be read (${code})`;
+    throw new VgpuError(`${file}: ${reason}, expected a profile in YAML`);
   }
+  throw new VgpuError(`${file}: is no regular file, expected a profile in YAML`);
 }
 
 function realPath(file: string): string | undefined {

@@ -3,7 +3,10 @@ import type { Probe } from "./context-table.ts";
 import {
   type ContextCosts,
   findVisible,
+  findVisibleOrAll,
   needsCards,
+  noteTight,
+  noteUnlimited,
   resolveContent,
   visibleDevices,
 } from "./devices.ts";
@@ -23,6 +26,7 @@ import { say } from "./report/words.ts";
 import type { Arrangement, CardPartition } from "./spatial.ts";
 import { asksForSpatial } from "./spatial-mode.ts";
 import type { Summary } from "./report/summary.ts";
+import { labelOf } from "./setting.ts";
 import { findShim, type Shim } from "./shim.ts";
 import type { Simulation } from "./simulation.ts";
 import type { Sink } from "./sink.ts";
@@ -165,7 +169,7 @@ async function prepare(
   if (!isDriven)
     return { content: resolveContent({ ...plan, limits: UNLIMITED }, [], new Map()), changes };
 
-  const costs = hasMemoryLimit(plan) ? await learnCosts(shim, simulation) : new Map();
+  const costs = needsCosts(plan) ? await learnCosts(shim, simulation) : new Map();
   const { CUDA_VISIBLE_DEVICES: chosen } = plan.env;
   const listed = needsCards(plan) || chosen !== undefined ? nvml.open()?.cards : [];
   if (listed === undefined && needsCards(plan)) {
@@ -176,15 +180,21 @@ async function prepare(
   }
   const cards = listed ?? [];
   if (plan.gpu !== null) {
+    changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards, labelOfGpu(plan));
     outer?.checkCards(plan.gpu, cards, process.env["CUDA_VISIBLE_DEVICES"]);
-    changes.set!["CUDA_VISIBLE_DEVICES"] = visibleDevices(plan.gpu, cards);
   }
   // What a profile chooses others cannot see in our own environment, so it is written down.
   const named = plan.gpu === null ? chosen : changes.set!["CUDA_VISIBLE_DEVICES"];
   const isClear = plan.gpu !== null || new Set(cards.map(({ name }) => name)).size === 1;
   const wanted = named !== undefined && isClear ? findVisible(named, cards) : [];
-  return { content: resolveContent(plan, cards, costs, wanted), changes };
+  const content = resolveContent(plan, cards, costs, wanted);
+  const seen = findVisibleOrAll(named ?? process.env["CUDA_VISIBLE_DEVICES"], cards);
+  const notes = [...noteUnlimited(plan, cards, seen), ...noteTight(content, costs, seen)];
+  if (!plan.report.quiet) notes.forEach(say);
+  return { content, changes };
 }
+
+const labelOfGpu = ({ sources }: Plan) => labelOf("gpu", sources["gpu"], "the profile");
 
 /** What one `vgpu run` has made. */
 interface Made {
@@ -248,6 +258,10 @@ function hasMemoryLimit({ limits: { all, gpus } }: Plan): boolean {
   return all?.memBytes != null || [...gpus.values()].some(({ memBytes }) => memBytes !== null);
 }
 
+/** A limit is charged with contexts, and a summary that was asked for counts them. */
+const needsCosts = (plan: Plan): boolean =>
+  hasMemoryLimit(plan) || plan.report.verbose > 0 || plan.report.json;
+
 async function learnCosts(shim: Shim, simulation: Simulation | null): Promise<ContextCosts> {
   const { learnContextCosts } = await import("./context-table.ts");
   return learnContextCosts(probeOf(shim, simulation));
@@ -301,14 +315,16 @@ function findPlace(
   };
 }
 
-async function showSummary(summary: Summary, { report }: Plan): Promise<void> {
-  const { formatSummary, formatSummaryJson, wasEnforced } = await import("./report/summary.ts");
+async function showSummary(summary: Summary, { report, mode }: Plan): Promise<void> {
+  const { formatModes, formatSummary, formatSummaryJson, wasEnforced } =
+    await import("./report/summary.ts");
   if (report.json) return console.error(formatSummaryJson(summary));
   if (!wasEnforced(summary) && report.verbose === 0) return;
   const { paintFor } = await import("./report/drawing.ts");
   const { formatMemory } = await import("./report/memory.ts");
   const paint = paintFor(2);
   formatSummary(summary, paint).forEach(say);
+  if (mode === "auto" && report.verbose > 0) formatModes(summary).forEach(say);
   formatMemory(summary, paint, report.verbose > 0).forEach(say);
 }
 
@@ -326,7 +342,7 @@ export async function surveySession(plan: Plan): Promise<Arrangement> {
   const visible =
     plan.gpu === null
       ? (plan.env["CUDA_VISIBLE_DEVICES"] ?? process.env["CUDA_VISIBLE_DEVICES"])
-      : visibleDevices(plan.gpu, place.listCards() ?? []);
+      : visibleDevices(plan.gpu, place.listCards() ?? [], labelOfGpu(plan));
   const { surveyModes } = await import("./modes.ts");
   return surveyModes(plan, place, visible);
 }

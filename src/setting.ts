@@ -19,6 +19,12 @@ export function variableOf(flag: string): string {
   return `VGPU_${flag.toUpperCase().replaceAll("-", "_")}`;
 }
 
+/** What an error names: the flag, its variable, or the profile as `profile` puts it. */
+export function labelOf(flag: string, source: Source | undefined, profile: string): string {
+  if (source === "profile") return profile;
+  return source === "environment" ? variableOf(flag) : `--${flag}`;
+}
+
 /** A flag's values, else its variable's; an empty variable counts as not set. */
 export function findSetting(
   name: string,
@@ -30,6 +36,21 @@ export function findSetting(
   const text = environment[variableOf(name)];
   if (text === undefined || text === "") return undefined;
   return { texts: [text], label: variableOf(name), source: "environment" };
+}
+
+/** Variables that vgpu, its launcher, its tests and the simulated GPU use beside those of the flags. */
+const INTERNAL = /^VGPU_(?:REGION|LAUNCHER|BOARD|(?:KEEP|TEST|SIM)_\w+)$/;
+
+/** One line for each `VGPU_` variable that is set and belongs to no flag: it would mean no limit without a word. */
+export function noteUnknown(
+  environment: Record<string, string | undefined>,
+  flags: string[],
+): string[] {
+  const known = flags.map(variableOf);
+  return Object.keys(environment)
+    .filter((name) => name.startsWith("VGPU_") && environment[name] !== "")
+    .filter((name) => !INTERNAL.test(name) && !known.includes(name))
+    .map((name) => `${name} is no variable of vgpu's${didYouMean(name, known)}`);
 }
 
 /** The value that counts where a setting is not laid over others: the last one given. */
@@ -119,8 +140,8 @@ export function readSim(sim: Setting | undefined, card: Setting | undefined): st
   const named = sim?.source === "environment" && parseTruth(lastText(sim)) === undefined;
   const wanted = named || (sim === undefined ? card?.source === "flag" : readTruth(sim));
   if (!wanted) return null;
-  const chosen = card ?? (named ? sim : undefined);
-  return readChoice(chosen, SIMULATED_CARDS) ?? SIMULATED_CARDS[0];
+  if (card === undefined && named) return readChoice(sim, [...SIMULATED_CARDS, "1", "0"]);
+  return readChoice(card, SIMULATED_CARDS) ?? SIMULATED_CARDS[0];
 }
 
 /** The error for a value that is not what it should be. */

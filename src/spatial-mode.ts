@@ -1,6 +1,7 @@
 import { VgpuError } from "./errors.ts";
 import type { Form, Layered } from "./gpu-value.ts";
 import type { GpuLimit, Plan } from "./limits.ts";
+import { labelOf } from "./setting.ts";
 
 /** Shares of GPU time, SMs of one's own, or these where that can be. */
 export const MODES = ["time", "spatial", "auto"] as const;
@@ -25,17 +26,32 @@ export function checkMode(
   mode: Mode | undefined,
   { all, gpus }: Plan["limits"],
   burst: Layered<number>,
+  sources: Plan["sources"],
+  profile: string | undefined,
 ): void {
-  const limits = [all, ...gpus.values()].filter((limit): limit is GpuLimit => limit !== null);
-  const hasCount = limits.some(({ smCount }) => smCount != null);
-  const both = limits.find(({ smCount, sharePercent }) => smCount != null && sharePercent !== null);
+  const label = (name: string, key = "") =>
+    labelOf(
+      name,
+      sources[`${name}.${key}`] ?? sources[name],
+      `profile ${profile}: compute.${name === "sm" ? "share" : name}`,
+    );
+  const entries = [["", all] as const, ...gpus].filter(
+    (entry): entry is [string, GpuLimit] => entry[1] !== null,
+  );
+  const limits = entries.map(([, limit]) => limit);
+  const counted = entries.find(([, { smCount }]) => smCount != null);
+  const hasCount = counted !== undefined;
+  const both = entries.find(([, limit]) => limit.smCount != null && limit.sharePercent !== null);
   if (both !== undefined) {
-    throw new VgpuError("--sms and --sm both say how much of the GPU", {
-      hint: `give one: --sms ${both.smCount}, or --mode spatial --sm ${both.sharePercent}`,
+    const [key, { smCount, sharePercent }] = both;
+    const named = `${label("sms", key)} and ${label("sm", key)}`;
+    throw new VgpuError(`${named} both say how much of the GPU`, {
+      hint: `give one: --sms ${smCount}, or --mode spatial --sm ${sharePercent}`,
     });
   }
   if (mode === "time" && hasCount) {
-    throw new VgpuError("--sms gives SMs of one's own, --mode time shares them all", {
+    const named = label("sms", counted[0]);
+    throw new VgpuError(`${named} gives SMs of one's own, ${label("mode")} time shares them all`, {
       hint: "write --sm 25 for a share of GPU time, or leave out --mode",
     });
   }
@@ -44,13 +60,15 @@ export function checkMode(
     !hasCount &&
     limits.every(({ sharePercent }) => sharePercent === null)
   ) {
-    throw new VgpuError("--mode spatial: how many SMs?", {
+    throw new VgpuError(`${label("mode")} spatial: how many SMs?`, {
       hint: "write --sm 25 (percent of them) or --sms 32",
     });
   }
-  const bursts = [burst.all, ...burst.keyed.values()].some((ceiling) => ceiling != null);
-  if (bursts && (mode === "spatial" || hasCount)) {
-    throw new VgpuError("--burst is for time mode: a partition has its SMs, and no others", {
+  const bursts = [["", burst.all] as const, ...burst.keyed];
+  const ceiling = bursts.find(([, percent]) => percent != null);
+  if (ceiling !== undefined && (mode === "spatial" || hasCount)) {
+    const named = label("burst", ceiling[0]);
+    throw new VgpuError(`${named} is for time mode: a partition has its SMs, and no others`, {
       hint: "leave it out, or share time: --sm 25 --burst 100",
     });
   }

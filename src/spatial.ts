@@ -1,5 +1,5 @@
 import type { CardFigures } from "./context-table.ts";
-import { findVisible, limitOf } from "./devices.ts";
+import { findVisible, findVisibleOrAll, limitOf } from "./devices.ts";
 import { VgpuError } from "./errors.ts";
 import * as layout from "./layout.gen.ts";
 import type { GpuLimit, Plan } from "./limits.ts";
@@ -96,11 +96,7 @@ export function arrange(plan: Plan, scene: Scene): Arrangement {
 
 /** Numbers that may mean any card may mean this one. */
 function maySee({ visible }: Holder, card: Card, cards: Card[]): boolean {
-  try {
-    return findVisible(visible, cards).includes(card);
-  } catch {
-    return true;
-  }
+  return findVisibleOrAll(visible, cards).includes(card);
 }
 
 interface Site {

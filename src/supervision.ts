@@ -117,13 +117,18 @@ export async function supervise({
   const activeNs = Math.max(1, Number(endNs - (firstAttachNs ?? startNs)));
   const gpus = census.devices().map((device) => {
     const { uuid, memLimit, peakBytes, denials, sharePercent, chargedNs: gpuNs, copies } = device;
+    const { partition } = device;
+    const named = content.devices.find((one) => one.uuid === uuid);
+    const seenBytes = watch.mostSeen(device.index);
     const realisedPercent = (gpuNs / activeNs) * 100;
     return {
       uuid,
       memLimit,
-      peakBytes: Math.max(peakBytes, watch.mostSeen(device.index)),
+      peakBytes: Math.max(peakBytes, seenBytes),
+      hasContexts: seenBytes > 0 || (named ?? content).contextBytes > 0,
       denials,
       sharePercent,
+      partition,
       gpuNs,
       realisedPercent,
       copies,

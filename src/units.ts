@@ -26,6 +26,14 @@ export function parseSize(text: string): Size | null | undefined {
   return bytes > 0 && Number.isSafeInteger(bytes) ? { bytes } : undefined;
 }
 
+/** How to write a size that parseSize does not take. */
+export function explainSize(text: string): string {
+  if (/^\d+(?:\.\d+)?$/.test(text) && Number(text) > 0) return `add a unit: ${text}g or ${text}m`;
+  if (!/^\d+(?:\.\d+)?(?:%|[kmgt](?:i?b)?)?$/i.test(text)) return SIZE_FORMS;
+  if (text.endsWith("%")) return "a size is more than 0 and at most 100 %";
+  return Number.parseFloat(text) < 1 ? "a size is more than 0" : "a size is at most 8191t";
+}
+
 /** Reads a share in percent, 0 < p ≤ 100, decimals allowed, `%` optional; null for `none`, else undefined. */
 export function parsePercent(text: string): number | null | undefined {
   if (/^none$/i.test(text)) return null;

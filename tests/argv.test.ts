@@ -44,6 +44,8 @@ describe("the target's words stay untouched", () => {
     ["--sim rtx3080", { sim: ["true"] }, "rtx3080"],
     ["--sim=rtx3080 cmd", { sim: ["true"], "sim-card": ["rtx3080"] }, "cmd"],
     ["cmd --sim=rtx3080", {}, "cmd --sim=rtx3080"],
+    ["cmd \u2014mem", {}, "cmd \u2014mem"],
+    ["-- \u2014cmd", {}, "\u2014cmd"],
     ["--sm -5 cmd", { sm: ["-5"] }, "cmd"],
     ["", {}, ""],
   ])("%s", (line, given, words) => {
@@ -108,6 +110,11 @@ describe("mistakes name the flag", () => {
     ["--mem --sm 25 cmd", "--mem needs a value"],
     ["--json=3 cmd", "--json takes no value, and was given '3'"],
     ["--sim= cmd", "--sim takes no value"],
+    [
+      "\u2014mem 4g cmd",
+      "'\u2014mem' begins with a dash of the wrong kind; flags begin with - or --",
+    ],
+    ["-q \u2013v cmd", "'\u2013v' begins with a dash of the wrong kind"],
   ])("%s", (line, message) => {
     expect(failure(line)).toContain(message);
   });
@@ -115,7 +122,7 @@ describe("mistakes name the flag", () => {
 
 test("a subcommand's own words may stand between flags", () => {
   const options = { json: { type: "boolean", group: "Output" } } as const;
-  const { given, words } = splitMixed(["show", "--json", "half", "--", "--json"], options);
+  const { given, words } = splitMixed(["show", "--json", "half", "--", "--json"], options, "");
   expect([Object.fromEntries(given), words]).toEqual([
     { json: ["true"] },
     ["show", "half", "--json"],

@@ -1,6 +1,12 @@
 import { describe, expect, test } from "bun:test";
-import { needsCards, resolveContent, visibleDevices } from "../src/devices.ts";
-import type { GpuLimit, Plan } from "../src/limits.ts";
+import {
+  needsCards,
+  noteTight,
+  noteUnlimited,
+  resolveContent,
+  visibleDevices,
+} from "../src/devices.ts";
+import type { GpuLimit, Plan, Source } from "../src/limits.ts";
 import type { Card } from "../src/nvml.ts";
 import { UNASKED } from "../src/time-mode.ts";
 
@@ -15,7 +21,12 @@ function plan(
   gpus: [string, GpuLimit][] = [],
   gpu: string[] | null = null,
 ): Plan {
-  return { limits: { all, gpus: new Map(gpus) }, time: UNASKED, gpu } as Plan;
+  return {
+    limits: { all, gpus: new Map(gpus) },
+    time: UNASKED,
+    gpu,
+    sources: {},
+  } as unknown as Plan;
 }
 
 const limit = (memBytes: GpuLimit["memBytes"], sharePercent: number | null = null): GpuLimit => ({
@@ -86,11 +97,11 @@ describe("--gpu", () => {
   });
 
   test.each([
-    ["2", "there is no GPU '2'"],
-    ["GPU-ffff", "there is no GPU 'GPU-ffff'"],
-    ["GPU-aaaa", "GPU 'GPU-aaaa' means more than one"],
+    ["2", "--gpu: there is no GPU '2'"],
+    ["GPU-ffff", "--gpu: there is no GPU 'GPU-ffff'"],
+    ["GPU-aaaa", "--gpu: GPU 'GPU-aaaa' means more than one"],
   ])("%s is refused", (key, message) => {
-    expect(() => visibleDevices([key], CARDS)).toThrow(message);
+    expect(() => visibleDevices([key], CARDS, "--gpu")).toThrow(message);
   });
 });
 
@@ -100,4 +111,52 @@ test("a ceiling goes where its share goes", () => {
   ]);
   const { burstPpm, devices } = resolveContent(asked, CARDS, new Map());
   expect([burstPpm, devices.map((device) => device.burstPpm)]).toEqual([500_000, [1_000_000]]);
+});
+
+test.each<[string, Source, string]>([
+  ["mem.7", "flag", "--mem: there is no GPU '7'"],
+  ["sm.7", "environment", "VGPU_SM: there is no GPU '7'"],
+  ["burst.7", "profile", "profile two: gpus.7: there is no GPU '7'"],
+])("a GPU that is not there: %s from %s", (name, source, message) => {
+  const asked = plan(null, [["7", limit({ bytes: GIB })]]);
+  const named = { ...asked, sources: { [name]: source }, profile: "two" };
+  expect(() => resolveContent(named, CARDS, new Map())).toThrow(message);
+});
+
+describe("cards without a limit", () => {
+  const both = plan(null, [["0", limit({ bytes: GIB }, 25)]]);
+  test("are named once", () => {
+    expect(noteUnlimited(both, CARDS, CARDS)).toEqual([
+      "no limit is given for memory and compute on GPU 1",
+    ]);
+    const one = plan(null, [["0", limit(null, 25)]]);
+    expect(noteUnlimited(one, CARDS, CARDS)).toEqual(["no limit is given for compute on GPU 1"]);
+  });
+
+  test("are none where each visible card has one, or none was chosen", () => {
+    expect(noteUnlimited(both, CARDS, [CARDS[0]!])).toEqual([]);
+    const all = plan(null, [
+      ["0", limit({ bytes: GIB })],
+      ["1", limit({ bytes: GIB })],
+    ]);
+    expect(noteUnlimited(all, CARDS, CARDS)).toEqual([]);
+    const chosen = { ...both, sources: { mem: "flag" as const, sm: "flag" as const } };
+    expect(noteUnlimited(chosen, CARDS, CARDS)).toEqual([]);
+  });
+});
+
+test("a limit that a context alone passes is noted, on cards that are seen", () => {
+  const costs = new Map(CARDS.map(({ uuid }, index) => [uuid, (index + 1) * 2 ** 29]));
+  const note = (asked: Plan, seen: Card[]) =>
+    noteTight(resolveContent(asked, seen.length > 0 ? CARDS : [], costs), costs, seen);
+  const tight = "a limit of 100 MiB cannot hold one context (512 MiB)";
+  const small = limit({ bytes: 100 * 2 ** 20 });
+  expect(note(plan(small), [])).toEqual([tight]);
+  expect(note(plan(limit({ bytes: GIB })), [])).toEqual([]);
+  const second = plan(small, [["0", limit(null)]]);
+  expect(note(second, CARDS)).toEqual(["a limit of 100 MiB cannot hold one context (1 GiB)"]);
+  expect(note(second, [CARDS[0]!])).toEqual([]);
+  expect(note(plan(limit({ percent: 0.1 })), [CARDS[0]!])).toEqual([
+    "a limit of 102.4 MiB cannot hold one context (512 MiB)",
+  ]);
 });

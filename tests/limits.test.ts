@@ -17,6 +17,7 @@ function profile(part: Partial<Profile>): Profile {
     gpus: {},
     events: {},
     env: {},
+    bursts: {},
   };
   return { name: "p", ...empty, ...part };
 }
@@ -85,11 +86,16 @@ describe("single GPUs", () => {
     expect(notes).toEqual([]);
   });
 
-  test("others are unlimited when only some are named, with a note", () => {
+  test("the order within one value does not matter", () => {
+    expect(plan("--mem 1=8g,4g").limits).toEqual(plan("--mem 4g,1=8g").limits);
+    expect(plan("--copy-bw d2h=2g/s,4g/s").time.copyRates).toMatchObject({ d2h: 2 * GIB });
+  });
+
+  test("others are unlimited when only some are named", () => {
     const { limits, notes } = plan("--mem 0=4g,01=8g");
     expect(limits.all).toBeNull();
     expect([...limits.gpus.keys()]).toEqual(["0", "1"]);
-    expect(notes).toEqual(["memory is limited on GPU 0, 1 only; any other GPU is unlimited"]);
+    expect(notes).toEqual([]); // devices.ts knows whether there are others
   });
 
   test("UUIDs take NVML's spelling", () => {
@@ -172,7 +178,7 @@ describe("the simulated card", () => {
 
 describe("mistakes name the flag or variable, the value and good forms", () => {
   test.each<[string, Record<string, string>, string]>([
-    ["--mem 4096", {}, "--mem: '4096' is not a size; good forms: 4g, 512m"],
+    ["--mem 4096", {}, "--mem: '4096' is not a size; add a unit: 4096g or 4096m"],
     ["", { VGPU_MEM: "lots" }, "VGPU_MEM: 'lots' is not a size; good forms"],
     ["--sm 0", {}, "--sm: '0' is not a share in percent; good forms: 25"],
     ["--sim=rtx308", {}, "--sim-card: 'rtx308' is not one of h200, a100, rtx3080, rtx4090"],
@@ -187,6 +193,16 @@ describe("mistakes name the flag or variable, the value and good forms", () => {
     ["--events-file fd:x", {}, "--events-file: 'fd:x' is not a file or a descriptor"],
     ["--sim=a/b", {}, "--sim-card: 'a/b' is not one of h200, a100, rtx3080, rtx4090"],
     ["", { VGPU_JSON: "maybe" }, "VGPU_JSON: 'maybe' is not yes or no"],
+    ["", { VGPU_SIM: "maybe" }, "'maybe' is not one of h200, a100, rtx3080, rtx4090, 1, 0"],
+    ["--mem 150%", {}, "--mem: '150%' is not a size; a size is more than 0 and at most 100 %"],
+    ["--mem 0=0g", {}, "--mem: '0g' is not a size; a size is more than 0"],
+    ["--mem 9999999999999g", {}, "'9999999999999g' is not a size; a size is at most 8191t"],
+    ["", { VGPU_MEM: "4" }, "VGPU_MEM: '4' is not a size; add a unit: 4g or 4m"],
+    ["", { VGPU_SMS: "1", VGPU_SM: "5" }, "VGPU_SMS and VGPU_SM both say how much"],
+    ["--sms 0=1", { VGPU_SM: "0=5" }, "--sms and VGPU_SM both say how much of the GPU"],
+    ["--sms 8", { VGPU_MODE: "time" }, "--sms gives SMs of one's own, VGPU_MODE time shares them"],
+    ["", { VGPU_MODE: "spatial" }, "VGPU_MODE spatial: how many SMs?"],
+    ["--sms 8", { VGPU_BURST: "50" }, "VGPU_BURST is for time mode: a partition has its SMs"],
   ])("%s %o", (line, env, message) => {
     expect(failure(line, env)).toContain(message);
   });

@@ -60,6 +60,18 @@ describe("search", () => {
   });
 });
 
+test("where a ceiling stands is remembered, nearest file first", async () => {
+  using here = folder({
+    "base.yaml": 'compute:\n  share: 10\n  burst: 20\ngpus: {"1": {compute: {burst: 30}}}\n',
+    "top.yaml": "extends: base\ncompute: {burst: 50}\n",
+  });
+  const { bursts } = await loadProfile("top", [here.path]);
+  expect(bursts).toEqual({
+    all: `${here.path}/top.yaml:2:18: compute.burst`,
+    "1": `${here.path}/base.yaml:4:31: gpus.1.compute.burst`,
+  });
+});
+
 describe("extends", () => {
   test("joins key by key; a plain limit replaces those below for single GPUs", async () => {
     using here = folder({
@@ -138,11 +150,16 @@ env: {B: "3"}
 test("a file that cannot be read", async () => {
   using here = folder({ "dir.yaml/x": "" });
   expect(await failure(join(here.path, "dir.yaml"), [])).toBe(
-    `${here.path}/dir.yaml:1:1: cannot be read (EISDIR), expected a profile in YAML`,
+    `${here.path}/dir.yaml: is a directory, expected a profile in YAML`,
   );
   expect(await failure("./no/such.yaml", [])).toBe(
-    "./no/such.yaml:1:1: cannot be read (ENOENT), expected a profile in YAML",
+    "./no/such.yaml: no such file, expected a profile in YAML",
   );
+  const pipe = join(here.path, "pipe.yaml");
+  Bun.spawnSync(["mkfifo", pipe]); // nobody writes to it
+  expect(await failure(pipe, [])).toBe(`${pipe}: is no regular file, expected a profile in YAML`);
+  expect(await failure("/dev/./zero", [])).toContain("is no regular file");
+  expect((await loadProfile("/dev/null", [])).memory).toEqual({});
 });
 
 describe("shipped profiles", () => {

@@ -11,7 +11,7 @@ import { folder } from "./vgpu.ts";
 const GIB = 1024 ** 3;
 
 function profile(compute: Profile["compute"]): Profile {
-  const empty = { description: null, memory: {}, gpus: {}, events: {}, env: {} };
+  const empty = { description: null, memory: {}, gpus: {}, events: {}, env: {}, bursts: {} };
   return { name: "p", files: ["p.yaml"], ...empty, compute };
 }
 

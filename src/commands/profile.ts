@@ -27,10 +27,12 @@ const command: Command = {
     if (action === "show" && name !== undefined && extra === undefined)
       return showProfile(name, json);
     if (action === "check" && name !== undefined) return checkProfiles(names, json);
-    const known = action === undefined || ACTIONS.includes(action);
-    const what = known
-      ? `wrong number of words for ${action ?? "profile"}`
-      : `unknown action ${quote(action)}`;
+    if (action === undefined)
+      throw new VgpuError("profile: say list, show NAME or check NAME", {
+        hint: "vgpu profile --help says more",
+      });
+    const known = ACTIONS.includes(action);
+    const what = known ? `wrong number of words for ${action}` : `unknown action ${quote(action)}`;
     const guess = known ? "" : didYouMean(action, ACTIONS);
     throw new VgpuError(`profile: ${what}${guess}`, { hint: `write ${command.meta.usage}` });
   },

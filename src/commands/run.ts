@@ -1,7 +1,7 @@
 import type { Command } from "../command.ts";
-import { resolvePlan } from "../limits.ts";
+import { type Plan, resolvePlan } from "../limits.ts";
 import { say } from "../report/words.ts";
-import { findSetting, lastText } from "../setting.ts";
+import { findSetting, lastText, noteUnknown, SIMULATED_CARDS } from "../setting.ts";
 import type { Profile } from "../profile.ts";
 import type { Split } from "../argv.ts";
 
@@ -9,7 +9,8 @@ import type { Split } from "../argv.ts";
 const command: Command = {
   meta: {
     name: "run",
-    description: "Runs a command, and every process that it starts, under limits on the GPU.",
+    description:
+      "Runs a command, and every process that it starts, under limits on the GPU. Each flag has a variable: VGPU_MEM, VGPU_MEM_SOFT, …",
     usage: "vgpu run [flags] [--] COMMAND [ARGUMENT...]",
     examples: [
       "vgpu run --mem 4g --sm 25 -- python train.py",
@@ -159,7 +160,7 @@ const command: Command = {
       type: "boolean",
       alias: "v",
       group: "Output",
-      description: "what was decided and why; -vv for more",
+      description: "every event, and the summary in any case, with each process",
     },
     help: { type: "boolean", alias: "h", group: "Output", description: "this text" },
   },
@@ -167,6 +168,8 @@ const command: Command = {
   async run(split) {
     const profile = await readProfile(split);
     const plan = resolvePlan(split, process.env, profile);
+    plan.notes.unshift(...noteUnknown(process.env, Object.keys(command.args)));
+    plan.notes.push(...noteCard(plan));
     if (!plan.report.quiet) plan.notes.forEach(say);
     if (plan.dryRun) {
       const { showDryRun } = await import("../dry-run.ts");
@@ -178,6 +181,13 @@ const command: Command = {
 };
 
 export default command;
+
+/** `--sim a100 true` runs a100: a boolean flag takes its value with `=` only. */
+function noteCard({ sim, target: { words } }: Plan): string[] {
+  const card = SIMULATED_CARDS.find((one) => one === words[0]);
+  if (sim === null || card === undefined || Bun.which(card) !== null) return [];
+  return [`${card} is taken for the command; the simulated card is --sim=${card}`];
+}
 
 /** The profile that the flag or the variable names. YAML and valibot are loaded only here. */
 async function readProfile({ given }: Split): Promise<Profile | null> {

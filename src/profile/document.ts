@@ -1,12 +1,21 @@
 import * as v from "valibot";
-import { type Document, isAlias, isMap, isScalar, isSeq, LineCounter, parseDocument } from "yaml";
+import {
+  type Document,
+  isAlias,
+  isMap,
+  isScalar,
+  isSeq,
+  LineCounter,
+  parseDocument,
+  visit,
+} from "yaml";
 import { quote } from "../errors.ts";
 import { didYouMean } from "../nearest.ts";
 import { type ProfileFile, ProfileSchema } from "./schema.ts";
 
 /** What a profile's text came to: its content, or every problem as `file:line:column: what, what was expected`. */
 export type Reading =
-  | { content: ProfileFile; problems: []; at(key: string): string }
+  | { content: ProfileFile; problems: []; at(path: string[]): string }
   | { content: null; problems: [string, ...string[]] };
 
 /** Parses and validates one profile. `file` is the path as errors show it. */
@@ -17,12 +26,21 @@ export function readProfileText(text: string, file: string): Reading {
     const { line, col } = lines.linePos(offset);
     return `${file}:${line}:${col}`;
   };
-  const broken = [...document.errors, ...document.warnings].map(
-    ({ message, pos }) => `${place(pos[0])}: ${message.replace(/\s+/g, " ")}, expected YAML`,
+  const broken = [...document.errors, ...document.warnings].map(({ code, message, pos }) =>
+    code === "MULTIPLE_DOCS"
+      ? `${place(pos[0])}: a second document, expected one document only`
+      : `${place(pos[0])}: ${message.replace(/\s+/g, " ")}, expected YAML`,
   );
   if (broken.length > 0) return { content: null, problems: atLeastOne(broken) };
-  const result = v.safeParse(ProfileSchema, document.toJS() ?? {});
-  const at = (key: string): string => place(findOffset(document, { path: [key], kind: "value" }));
+  let value: unknown;
+  try {
+    value = document.toJS();
+  } catch {
+    const { offset, text } = findBadAlias(document);
+    return { content: null, problems: [`${place(offset)}: ${text}`] };
+  }
+  const result = v.safeParse(ProfileSchema, value ?? {});
+  const at = (path: string[]): string => place(findOffset(document, { path, kind: "value" }));
   if (result.success) return { content: result.output, problems: [], at };
   const findings = result.issues.flatMap((issue) => flatten(issue));
   const problems = findings
@@ -30,6 +48,22 @@ export function readProfileText(text: string, file: string): Reading {
     .toSorted((a, b) => a.offset - b.offset)
     .map(({ text, offset }) => `${place(offset)}: ${text}`);
   return { content: null, problems: atLeastOne([...new Set(problems)]) };
+}
+
+/** The alias that cannot be followed: one without an anchor, else the first of too many. */
+function findBadAlias(document: Document): { offset: number; text: string } {
+  const all: { offset: number; text: string }[] = [];
+  visit(document, {
+    Alias(_, alias) {
+      const offset = startOf(alias) ?? 0;
+      if (alias.resolve(document) !== undefined)
+        return void all.push({ offset, text: "aliases of aliases without end, expected fewer" });
+      const text = `alias ${quote(alias.source)}, expected one whose anchor stands before it`;
+      all.unshift({ offset, text });
+      return visit.BREAK;
+    },
+  });
+  return all[0] ?? { offset: 0, text: "expected YAML" };
 }
 
 /** What is wrong at one path; `kind` says whether the key or its value is meant. */

@@ -14,7 +14,18 @@ const Size = v.pipe(
   v.check((text) => parseSize(text) !== undefined, SIZE),
   v.transform((text) => parseSize(text) ?? null),
 );
-const Percent = v.pipe(v.number(SHARE), v.gtValue(0, SHARE), v.maxValue(100, SHARE));
+const Percent = v.union(
+  [
+    v.pipe(v.number(SHARE), v.gtValue(0, SHARE), v.maxValue(100, SHARE)),
+    v.pipe(
+      v.string(SHARE),
+      v.regex(/^\d+(?:\.\d+)?%$/, SHARE),
+      v.check((text) => parsePercent(text) !== undefined, SHARE),
+      v.transform((text) => Number.parseFloat(text)),
+    ),
+  ],
+  SHARE,
+);
 const Share = v.union(
   [
     Percent,

@@ -1,7 +1,7 @@
 import { existsSync } from "node:fs";
 import { VgpuError } from "../errors.ts";
 import { resolvePlan } from "../limits.ts";
-import { loadProfile, type Profile } from "../profile.ts";
+import { loadProfile, type Profile, readProfileFile } from "../profile.ts";
 import { drawProfile, drawProfileList } from "../report/profile.ts";
 import { print, say } from "../report/words.ts";
 import { findProfile, listProfiles, profileFolders } from "./search.ts";
@@ -37,7 +37,8 @@ export async function showList(json: boolean): Promise<number> {
 /** `vgpu profile show NAME`: the profile with everything that it extends. Returns 0. */
 export async function showProfile(name: string, json: boolean): Promise<number> {
   const profile = await loadProfile(name, profileFolders(), "profile show");
-  print(json ? JSON.stringify(profile) : await drawProfile(profile));
+  const { bursts: _, ...shown } = profile;
+  print(json ? JSON.stringify(shown) : await drawProfile(profile));
   return 0;
 }
 
@@ -72,11 +73,13 @@ async function tryLoad(word: string): Promise<Profile | VgpuError> {
 async function listProblems(word: string): Promise<string[]> {
   const file = findProfile(word, profileFolders());
   if (file === undefined || !existsSync(file)) return [];
-  const text = await Bun.file(file)
-    .text()
-    .catch(() => null);
   const { readProfileText } = await import("./document.ts");
-  return text === null ? [] : readProfileText(text, file).problems;
+  try {
+    return readProfileText(readProfileFile(file), file).problems;
+  } catch (error) {
+    if (error instanceof VgpuError) return [];
+    throw error;
+  }
 }
 
 /** What only the values together show to be wrong: a run with this profile alone would refuse it. */
@@ -85,7 +88,8 @@ function findContradictions(profile: Profile): string[] {
     resolvePlan({ given: new Map(), words: ["true"] }, {}, profile);
     return [];
   } catch (error) {
-    if (error instanceof VgpuError) return [`${profile.files[0]}: ${error.oneLine}`];
-    throw error;
+    if (!(error instanceof VgpuError)) throw error;
+    const isPlaced = profile.files.some((file) => error.oneLine.startsWith(`${file}:`));
+    return [isPlaced ? error.oneLine : `${profile.files[0]}: ${error.oneLine}`];
   }
 }

@@ -40,7 +40,7 @@ export function drawMainHelp(
     bold("More:", colored),
     ...drawRows([
       ["vgpu COMMAND --help", "the flags of one command"],
-      ["vgpu help exit-codes", "what vgpu's exit status says"],
+      ["vgpu help exit-codes", "what vgpu's exit status says; other topics are the commands"],
       ["vgpu --version", "the version (also -V)"],
     ]),
   ].join("\n");

@@ -8,9 +8,7 @@ export function formatMemory(summary: Summary, paint: Paint, isVerbose: boolean)
   const lines = gpus.flatMap((gpu) => {
     const words = [
       ...(gpu.softBytes === null ? [] : [describeSoft(gpu.softBytes, gpu.peakBytes)]),
-      ...(isVerbose
-        ? [`${countAllocations(gpu.allocations)}, at most ${drawRate(gpu.velocity)}`]
-        : []),
+      ...(isVerbose ? [describeGrowth(gpu)] : []),
     ];
     return words.length === 0 ? [] : [`memory on ${shorten(gpu.uuid)}: ${words.join("; ")}`];
   });
@@ -30,6 +28,10 @@ export function formatMemory(summary: Summary, paint: Paint, isVerbose: boolean)
 
 const countAllocations = (count: number) => `${count} allocation${count === 1 ? "" : "s"}`;
 const shorten = (uuid: string) => uuid.slice(0, "GPU-12345678".length);
-const drawRate = (velocity: number) => `${formatBytes(Math.round(velocity))}/s`;
+/** A program that is gone before the first look at it has grown without being measured. */
+const drawRate = (velocity: number) =>
+  velocity === 0 ? "–" : `${formatBytes(Math.round(velocity))}/s`;
+const describeGrowth = ({ allocations, velocity }: Summary["gpus"][number]) =>
+  countAllocations(allocations) + (velocity === 0 ? "" : `, at most ${drawRate(velocity)}`);
 const describeSoft = (softBytes: number, peakBytes: number) =>
   `soft limit ${formatBytes(softBytes)}, ${peakBytes > softBytes ? "passed" : "kept"}`;

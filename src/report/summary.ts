@@ -17,8 +17,12 @@ export interface Summary {
     uuid: string;
     memLimit: number | null;
     peakBytes: number;
+    /** False: contexts, and what only NVML knows, are missing in `peakBytes`. */
+    hasContexts: boolean;
     denials: number;
     sharePercent: number | null;
+    /** Its SMs in spatial mode, of how many. */
+    partition: { sms: number; smTotal: number } | null;
     gpuNs: number;
     /** GPU time over the time since the first process joined. */
     realisedPercent: number;
@@ -106,11 +110,11 @@ export function formatSummary(summary: Summary, paint: Paint): string[] {
   ].join(", ");
   const rows = summary.gpus.map((gpu) => [
     gpu.uuid.slice(0, "GPU-12345678".length),
-    formatBytes(gpu.peakBytes),
+    gpu.hasContexts ? formatBytes(gpu.peakBytes) : "–",
     gpu.memLimit === null ? "none" : formatBytes(gpu.memLimit),
     `${gpu.denials}`,
     isMeasured(gpu) ? drawPercent(gpu.realisedPercent) : "–",
-    gpu.sharePercent === null ? "none" : drawPercent(gpu.sharePercent),
+    drawLimit(gpu),
     isMeasured(gpu) ? drawDuration(gpu.gpuNs) : "–",
     isMeasured(gpu) ? drawDuration(gpu.throttledNs) : "–",
   ]);
@@ -131,6 +135,21 @@ export function formatSummary(summary: Summary, paint: Paint): string[] {
 /** Without a share GPU time is measured only while turns are taken. */
 const isMeasured = ({ sharePercent, gpuNs }: Summary["gpus"][number]): boolean =>
   sharePercent !== null || gpuNs > 0;
+
+/** The limit on compute: a share of time, or its SMs. */
+function drawLimit({ sharePercent, partition }: Summary["gpus"][number]): string {
+  if (sharePercent !== null) return drawPercent(sharePercent);
+  return partition === null ? "none" : `${partition.sms} of ${partition.smTotal} SMs`;
+}
+
+/** What `--mode auto` came to: a line for each GPU. */
+export function formatModes({ gpus }: Summary): string[] {
+  return gpus.map(({ uuid, partition }) => {
+    const mode =
+      partition === null ? "time" : `spatial, ${partition.sms} of ${partition.smTotal} SMs`;
+    return `mode on ${uuid.slice(0, "GPU-12345678".length)}: ${mode}`;
+  });
+}
 
 /** A line for each GPU on which turns were taken with other sessions. */
 function drawTurns({ gpus }: Summary): string[] {

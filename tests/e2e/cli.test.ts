@@ -1,6 +1,7 @@
 import { describe, expect, test } from "bun:test";
+import { join } from "node:path";
 import about from "../../package.json";
-import { folder, PLAIN, vgpu } from "../vgpu.ts";
+import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
 describe("help and version go to stdout, status 0", () => {
   test.each([
@@ -10,6 +11,7 @@ describe("help and version go to stdout, status 0", () => {
     [["help"], "Usage: vgpu run [flags] [--] COMMAND"],
     [["help", "run"], "--require-gpu"],
     [["run", "--help"], "--require-gpu"],
+    [["run", "--help"], "Each flag has a variable: VGPU_MEM, VGPU_MEM_SOFT"],
     [["run", "--mem", "4g", "-h"], "--require-gpu"],
     [["help", "profile"], "vgpu profile list | show NAME | check NAME..."],
     [["profile", "--help"], "vgpu profile list | show NAME | check NAME..."],
@@ -39,12 +41,27 @@ describe("mistakes: one line on stderr, status 125", () => {
     [["--mem", "4g", "x"], "vgpu: unknown flag '--mem'; flags stand after the subcommand"],
     [["run", "--memm", "4g", "x"], "vgpu: unknown flag '--memm' (did you mean --mem?)"],
     [["run", "--mem"], "vgpu: --mem needs a value"],
-    [["run", "--mem", "4096", "x"], "vgpu: --mem: '4096' is not a size; good forms: 4g"],
+    [["run", "--mem", "4096", "x"], "vgpu: --mem: '4096' is not a size; add a unit: 4096g or"],
     [["run", "--mem", "4g\n\x1b[31m", "x"], "vgpu: --mem: '4g\\x0a\\x1b[31m' is not a size"],
     [["run", "--sm", "0", "x"], "vgpu: --sm: '0' is not a share in percent"],
     [["run", "--profile", "haff", "x"], "vgpu: --profile: no profile 'haff' (did you mean half?)"],
-    [["run", "--profile", "./none.yaml", "x"], "vgpu: ./none.yaml:1:1: cannot be read (ENOENT)"],
-    [["profile"], "vgpu: profile: wrong number of words for profile; write vgpu profile list"],
+    [
+      ["run", "--profile", "./none.yaml", "x"],
+      "vgpu: ./none.yaml: no such file, expected a profile",
+    ],
+    [["profile"], "vgpu: profile: say list, show NAME or check NAME"],
+    [
+      ["demo", "--jsn"],
+      "vgpu: unknown flag '--jsn' (did you mean --json?); vgpu demo --help lists",
+    ],
+    [["help", "--mem"], "vgpu: unknown flag '--mem'; vgpu help --help lists them"],
+    [
+      ["help", "limits"],
+      "vgpu: unknown topic 'limits'; topics are run, demo, profile, help, exit-",
+    ],
+    [["version"], "vgpu: unknown command 'version'; vgpu --version shows the version"],
+    [["-v"], "vgpu: unknown flag '-v'; vgpu --version shows the version"],
+    [["run", "\u2014mem", "4g", "x"], "vgpu: '\u2014mem' begins with a dash of the wrong kind"],
     [["profile", "shwo", "half"], "vgpu: profile: unknown action 'shwo' (did you mean show?)"],
     [["profile", "show"], "vgpu: profile: wrong number of words for show"],
     [["help", "exit-code"], "vgpu: unknown topic 'exit-code' (did you mean exit-codes?)"],
@@ -62,6 +79,17 @@ describe("mistakes: one line on stderr, status 125", () => {
       "vgpu: VGPU_SM: '200' is not a share in percent; good forms: 25, 12.5, none; more than 0, at most 100\n",
     ]);
   });
+});
+
+test("a misspelt variable is noted", () => {
+  const words = ["run", "--dry-run", "x"];
+  const env = { ...PLAIN, VGPU_MEMORY: "4g" };
+  const { status, stderr } = vgpu(words, { env });
+  expect([status, stderr]).toEqual([
+    0,
+    "vgpu: VGPU_MEMORY is no variable of vgpu's (did you mean VGPU_MEM?)\n",
+  ]);
+  expect(vgpu(["run", "-q", ...words.slice(1)], { env }).stderr).toBe("");
 });
 
 describe("--dry-run", () => {
@@ -137,14 +165,14 @@ describe("--dry-run", () => {
       sim: "rtx3080",
       sources: { mem: "flag", "sm.0": "flag", sm: "default", sim: "flag" },
       argv: ["a b"],
-      notes: ["compute is limited on GPU 0 only; any other GPU is unlimited"],
+      notes: [],
     });
   });
 
   test("notes go to stderr unless quiet", () => {
-    const words = ["run", "--mem", "0=4g", "--dry-run"];
+    const words = ["run", "--mem", "1=4g", "--gpu=0", "--dry-run"];
     expect(vgpu([...words, "x"]).stderr).toBe(
-      "vgpu: memory is limited on GPU 0 only; any other GPU is unlimited\n",
+      "vgpu: a limit is given for GPU 1, which --gpu leaves out\n",
     );
     expect(vgpu([...words, "-q", "x"]).stderr).toBe("");
   });
@@ -199,15 +227,34 @@ describe("vgpu profile", () => {
 
 test("check refuses what a run would: values that contradict each other, files that cannot be read", () => {
   using here = folder({ "low.yaml": "compute: {share: 40, burst: 20}\n", "d.yaml/x": "" });
+  Bun.spawnSync(["mkfifo", `${here.path}/pipe.yaml`]);
   const check = (name: string) => vgpu(["profile", "check", name], { cwd: here.path });
   for (const [name, words] of [
-    ["./low.yaml", /^vgpu: \.\/low\.yaml: the profile's burst: 20 is below the share of 40/],
-    ["./d.yaml", /^vgpu: \.\/d\.yaml:1:1: cannot be read \(EISDIR\)/],
+    ["./low.yaml", /^vgpu: \.\/low\.yaml:1:29: compute\.burst: 20 is below the share of 40/],
+    ["./d.yaml", /^vgpu: \.\/d\.yaml: is a directory/],
+    ["./pipe.yaml", /^vgpu: \.\/pipe\.yaml: is no regular file/],
   ] as const) {
     const { status, stderr } = check(name);
     expect([status, stderr]).toEqual([125, expect.stringMatching(words)]);
     expect(stderr.trim().split("\n")).toHaveLength(1);
+    const run = ["run", "--profile", name, "true"];
+    expect(vgpu(run, { cwd: here.path })).toEqual({ status, stdout: "", stderr });
   }
+});
+
+test("a profile from stdin, from a descriptor, and one whose name lacks the ending", () => {
+  using here = folder({ "a.yaml": "memory: 1g\n" });
+  const bash = (script: string) => {
+    const words = ["bash", "-c", script, "bash", join(ROOT, "bin/vgpu")];
+    const { stdout, stderr } = Bun.spawnSync(words, { cwd: here.path, env: PLAIN });
+    return stdout.toString() + stderr.toString();
+  };
+  const flags = '"$1" run --dry-run --profile';
+  expect(bash(`cat a.yaml | ${flags} /dev/stdin x`)).toMatch(/^memory +1 GiB +profile/);
+  expect(bash(`${flags} <(cat a.yaml) x`)).toMatch(/^memory +1 GiB +profile/);
+  expect(bash(`${flags} a x`)).toStartWith(
+    "vgpu: --profile: no profile 'a' (did you mean ./a.yaml?)",
+  );
 });
 
 test.each([
@@ -215,6 +262,11 @@ test.each([
     ["demo", "extra"],
     125,
     "vgpu: demo takes no words, and was given 'extra'; write vgpu demo [--json]\n",
+  ],
+  [
+    ["run", "--sim", "a100", "true"],
+    127,
+    "vgpu: a100 is taken for the command; the simulated card is --sim=a100\nvgpu: a100: command not found\n",
   ],
   [["run", "-q", ""], 127, "vgpu: '': command not found\n"],
 ])("%o: exit %d", (words, status, stderr) => {

@@ -116,13 +116,29 @@ test("cards that nobody names are unlimited, and a note says so", () => {
   const { stdout, stderr } = vgpu(["run", "--sim", "--mem", "1=4g", "--", devices, "1024"], {
     env,
   });
-  expect(stderr).toContain("memory is limited on GPU 1 only; any other GPU is unlimited");
+  expect(stderr).toContain("vgpu: no limit is given for memory on GPU 0\n");
   expect(stdout).toMatch(/total 143155 held 64[^\n]*\n[^\n]*total 4096 held 3 refused 2\n$/);
 });
 
-test("a GPU that is not there is refused before anything starts", () => {
+test("no note where every card has a limit", () => {
   const env = { ...PLAIN, VGPU_SIM_GPUS: "2", VGPU_SIM_DIR: work.path };
-  const { status, stderr } = vgpu(["run", "--sim", "--mem", "2=4g", "--", "true"], { env });
+  const words = ["run", "--sim", "--mem", "0=4g,1=8g", "--sm", "0=25,1=50", "true"];
+  expect(vgpu(words, { env })).toEqual({ status: 0, stdout: "", stderr: "" });
+});
+
+test("a GPU that is not there is refused before anything starts, in one line that says who named it", () => {
+  const env = { ...PLAIN, VGPU_SIM_GPUS: "2", VGPU_SIM_DIR: work.path };
+  const refuse = (words: string[], more: Record<string, string> = {}) =>
+    vgpu(["run", "--sim", ...words, "true"], { env: { ...env, ...more } });
+  const { status, stderr } = refuse(["--mem", "2=4g"]);
   expect(status).toBe(125);
-  expect(stderr).toMatch(/there is no GPU '2'; this machine has GPU 0 \(GPU-.*1 \(GPU-/);
+  expect(stderr).toMatch(
+    /^vgpu: --mem: there is no GPU '2'; this machine has GPU 0 \(GPU-.*1 \(GPU-.*\n$/,
+  );
+  expect(refuse([], { VGPU_GPU: "7" }).stderr).toStartWith("vgpu: VGPU_GPU: there is no GPU '7'");
+  using here = folder({ "p.yaml": 'gpus: {"3": {memory: 1g}}' });
+  const profile = `${here.path}/p.yaml`;
+  expect(refuse(["--profile", profile]).stderr).toStartWith(
+    `vgpu: profile ${profile}: gpus.3: there is no GPU '3'`,
+  );
 });

@@ -62,6 +62,11 @@ function run(flags: string[], script: string, env: Record<string, string>) {
 const GIB = 1024 ** 3;
 
 describe("memory", () => {
+  test("the summary counts contexts without a limit too", () => {
+    const { summary } = run([], "$hold 512 1 0.01", machine("unlimited"));
+    expect(summary.gpus[0]!.peak_bytes).toBe((512 + 518) * 1024 ** 2);
+  });
+
   test("a denial says who asked for how much of what", () => {
     const { stdout, events, summary } = run(["--mem", "4g"], "$hold 512 20 0.1", machine("denial"));
     expect(stdout).toBe("held 6 refused 2\n"); // a context of 518 MiB is in the 4 GiB

@@ -4,7 +4,9 @@ import { join } from "node:path";
 import { events } from "../../src/layout.gen.ts";
 import { drawDuration, drawTable } from "../../src/report/drawing.ts";
 import { formatJson, formatPretty, formatTime, type Frame } from "../../src/report/events.ts";
+import { formatMemory } from "../../src/report/memory.ts";
 import {
+  formatModes,
   formatSummary,
   formatSummaryJson,
   type Summary,
@@ -119,8 +121,10 @@ const SUMMARY: Summary = {
       uuid: EVENT.gpu!,
       memLimit: 4 * 1024 ** 3,
       peakBytes: 1024 ** 3,
+      hasContexts: true,
       denials: 0,
       sharePercent: 25,
+      partition: null,
       gpuNs: 2e9,
       realisedPercent: 24.97,
       throttledNs: 6e9,
@@ -135,6 +139,17 @@ const SUMMARY: Summary = {
   ],
   uses: [],
 };
+
+test("the summary names SMs and modes, and leaves out what was not measured", () => {
+  const [gpu] = SUMMARY.gpus;
+  const bare = { ...gpu!, sharePercent: null, gpuNs: 0, hasContexts: false, velocity: 0 };
+  const partition = { sms: 32, smTotal: 132 };
+  const spatial = { ...SUMMARY, gpus: [{ ...bare, partition }] };
+  expect(formatSummary(spatial, plain)[2]).toMatch(/^GPU-8c1f3c3a +– +4 GiB +0 +– +32 of 132 SMs /);
+  expect(formatModes(spatial)).toEqual(["mode on GPU-8c1f3c3a: spatial, 32 of 132 SMs"]);
+  expect(formatModes(SUMMARY)).toEqual(["mode on GPU-8c1f3c3a: time"]);
+  expect(formatMemory(spatial, plain, true)).toEqual(["memory on GPU-8c1f3c3a: 3 allocations"]);
+});
 
 test("the summary is for sessions in which something was enforced", () => {
   expect(wasEnforced(SUMMARY)).toBe(true);
