@@ -48,6 +48,7 @@ export function errorName(number: number): string {
   const names: Record<number, string> = {
     1: "EPERM",
     2: "ENOENT",
+    11: "EAGAIN",
     12: "ENOSPC",
     13: "EACCES",
     17: "EEXIST",

@@ -20,9 +20,9 @@ export interface Simulation {
 }
 
 /** Builds the simulated driver on first use. */
-export async function findSimulation(card: string): Promise<Simulation> {
+export async function findSimulation(card: string, isQuiet = false): Promise<Simulation> {
   const { findSimulatedLibraries } = await import("./shim.ts");
-  const directory = await findSimulatedLibraries();
+  const directory = await findSimulatedLibraries(isQuiet);
   const set = { VGPU_SIM_CARD: card };
   const library = `${directory}/libnvidia-ml.so.1`;
   const rest = process.env["LD_LIBRARY_PATH"];
