@@ -169,7 +169,8 @@ static void become(char **words) {
     execvp(words[0], words);
     int error = errno;
     if (!*words[0]) fail(127, "'': command not found");
-    if (error == ENOENT && !strchr(words[0], '/')) fail(127, "%s: command not found", words[0]);
+    bool is_missing = error == ENOENT || error == ENAMETOOLONG;
+    if (is_missing && !strchr(words[0], '/')) fail(127, "%s: command not found", words[0]);
     if (error == EACCES) fail(126, "%s: permission denied", words[0]);
     fail(error == ENOENT ? 127 : 126, "%s: %s", words[0], strerror(error));
 }

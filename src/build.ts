@@ -14,6 +14,7 @@ import { quote, VgpuError } from "./errors.ts";
 import { isIgnored, readLauncher } from "./launcher.ts";
 import { closeFile, isTerminal, lastError, OPEN, openFile, tryLock } from "./libc.ts";
 import { readProcess } from "./process.ts";
+import { findProgram } from "./program.ts";
 import { say } from "./report/words.ts";
 import { raiseDefault, SIGNALS } from "./signals.ts";
 
@@ -132,14 +133,14 @@ function findCompiler(wanted: string): string[] {
   const words = wanted.split(/\s+/).filter(Boolean);
   const [first] = words;
   if (first !== undefined) {
-    const path = Bun.which(first, search);
+    const path = findProgram(first, search);
     if (path !== null) return [path, ...words.slice(1)];
     throw new VgpuError(`CC is ${quote(wanted)}, and there is no such program`, {
       hint: "unset CC or name a C compiler",
     });
   }
   const found = ["cc", "gcc", "clang"]
-    .map((name) => Bun.which(name, search))
+    .map((name) => findProgram(name, search))
     .find((path) => path !== null);
   if (found) return [found];
   throw new VgpuError("no C compiler to build vgpu's preload library with", { hint: PACKAGES });

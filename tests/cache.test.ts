@@ -172,6 +172,9 @@ test("no compiler: the packages to install", async () => {
   process.env["CC"] = "nosuchcompiler -x";
   const named = await findBuilt(recipe()).catch((caught: unknown) => caught);
   expect((named as Error).message).toContain("CC is 'nosuchcompiler -x'");
+  process.env["CC"] = "x".repeat(5000);
+  const long = await findBuilt(recipe()).catch((caught: unknown) => caught);
+  expect((long as Error).message).toStartWith("CC is 'xxx");
 });
 
 test("a failed build: the first error, and where the rest is", async () => {

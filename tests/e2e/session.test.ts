@@ -36,6 +36,12 @@ describe("exit status", () => {
     expect(vgpu(["run", "-q", "--", ...words]).status).toBe(status);
   });
 
+  test.each([300, 5000])("a name of %d letters gives 127 and one line", (letters) => {
+    const { status, stderr } = vgpu(["run", "--sim", "--", "x".repeat(letters)]);
+    expect([status, stderr.split("\n").length]).toEqual([127, 2]);
+    expect(stderr).toMatch(/^vgpu: .*x.*: command not found\n$/);
+  });
+
   test.each(["TERM", "KILL", "SEGV", "INT"])(
     "a target that dies of SIG%s makes vgpu die of it",
     (name) => {
