@@ -131,7 +131,7 @@ describe("as if started alone", () => {
 });
 
 describe("signals", () => {
-  test.each(["TERM", "HUP", "USR1", "INT"])(
+  test.each("TERM HUP USR1 USR2 INT ALRM IO ABRT TRAP SYS URG XCPU VTALRM PROF".split(" "))(
     "SIG%s sent to vgpu alone reaches the target",
     async (name) => {
       const script = `trap 'echo got ${name}; exit 7' ${name}; echo ready; while :; do sleep 0.05; done`;
@@ -147,6 +147,14 @@ describe("signals", () => {
       expect(await child.exited).toBe(7);
     },
   );
+
+  test("a closed stderr that vgpu writes to is no signal for the target", () => {
+    const script = "trap 'echo got PIPE' PIPE; sleep 0.2; echo done";
+    const { stdout } = bash(
+      `exec 3>&1; $vgpu run --sim --events json bash -c "${script}" 2>&1 >&3 | true`,
+    );
+    expect(stdout).toBe("done\n");
+  });
 
   test("nohup: a hang-up that the caller ignores stays ignored, for vgpu too", async () => {
     const child = Bun.spawn(
