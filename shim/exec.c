@@ -20,6 +20,8 @@
 #include <unistd.h>
 
 #define KEEP_PREFIX "VGPU_KEEP_" /* the launcher hides BUN_X from Bun as VGPU_KEEP_BUN_X */
+#define LAUNCHER "VGPU_LAUNCHER="
+#define BUNS_OWN "BUN_RUNTIME_TRANSPILER_CACHE_PATH=" /* the launcher's word to our Bun */
 #define MAX_KEEP 1024
 
 extern char **environ;
@@ -78,6 +80,10 @@ static size_t environ_count;
 
 static size_t name_length(const char *entry) { return strcspn(entry, "="); }
 
+static bool starts(const char *entry, const char *with) {
+    return strncmp(entry, with, strlen(with)) == 0;
+}
+
 static char **find_entry(const char *entry) {
     size_t length = name_length(entry);
     for (char **at = environ; *at; at++)
@@ -105,11 +111,13 @@ static void join_entry(const char *entry, bool before) {
 /* The caller's environment: the parent's, with the launcher's changes undone. */
 static void restore_environment(char *text, size_t length, size_t spare) {
     size_t count, kept = 0;
+    bool is_launched = false;
     environ = split(text, length, spare, &count);
+    for (size_t i = 0; i < count; i++) is_launched = is_launched || starts(environ[i], LAUNCHER);
     for (size_t i = 0; i < count; i++) {
         char *entry = environ[i];
-        if (strncmp(entry, "VGPU_LAUNCHER=", strlen("VGPU_LAUNCHER=")) == 0) continue;
-        if (strncmp(entry, KEEP_PREFIX, strlen(KEEP_PREFIX)) == 0) entry += strlen(KEEP_PREFIX);
+        if (starts(entry, LAUNCHER) || (is_launched && starts(entry, BUNS_OWN))) continue;
+        if (starts(entry, KEEP_PREFIX)) entry += strlen(KEEP_PREFIX);
         environ[kept++] = entry;
     }
     environ[kept] = NULL;

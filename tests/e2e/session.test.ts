@@ -76,6 +76,8 @@ describe("as if started alone", () => {
     const { stdout } = bash(`diff <(${set} env | sort) <(${set} $vgpu run -q env | sort)`);
     const changed = stdout.split("\n").filter((line) => /^[<>]/.test(line));
     expect(changed).toHaveLength(2);
+    const own = "BUN_RUNTIME_TRANSPILER_CACHE_PATH";
+    expect(bash(`${own}=0 $vgpu run -q printenv ${own}`).stdout).toBe("0\n");
     expect(changed[0]).toMatch(/^> LD_PRELOAD=\/.*\/vgpu-shim\.so$/);
     expect(changed[1]).toMatch(/^> VGPU_REGION=\/dev\/shm\/vgpu-\d+\/[0-9a-z]{6}$/);
   });
