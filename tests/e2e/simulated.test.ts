@@ -216,6 +216,31 @@ test("no room in /dev/shm, or no writing there: one line, 125, nothing left", ()
   expect(readOnly.stdout).toBe("status 125\n");
 });
 
+test.each(["abc", "0", "17", "99", "2x", "-1"])("VGPU_SIM_GPUS=%s: one line, 125", (cards) => {
+  const env = { ...PLAIN, VGPU_SIM_GPUS: cards };
+  const { exitCode, stderr } = Bun.spawnSync([BIN, "run", "--sim", "true"], { env });
+  expect([exitCode, stderr.toString()]).toEqual([
+    125,
+    `vgpu: VGPU_SIM_GPUS: '${cards}' is not a number of cards from 1 to 16; good forms: 1, 2\n`,
+  ]);
+});
+
+test("no room for the simulated card's state: a line and an error of CUDA's, no SIGBUS", () => {
+  const directory = join(work.path, "full");
+  mkdirSync(directory);
+  const command = `mount -t tmpfs -o size=8k,mode=700 tmpfs ${directory} && VGPU_SIM_DIR=${directory} ${BIN} run --sim ${hold} 1 1 0`;
+  const { exitCode, signalCode, stderr } = Bun.spawnSync(["unshare", "-m", "sh", "-c", command], {
+    env: PLAIN,
+  });
+  const said = stderr.toString();
+  if (/mount|unshare/.test(said)) return; // not allowed here
+  expect(signalCode).toBeUndefined();
+  expect(exitCode).toBeLessThan(125);
+  expect(said).toMatch(
+    /^vgpu: the simulated GPU cannot keep its state in \S+: No space left on device; /m,
+  );
+});
+
 test("the demo: 4 GiB and 25 %, in one object", () => {
   const { exitCode, stdout } = Bun.spawnSync([BIN, "demo", "--json"], { env: machine("demo") });
   expect(exitCode).toBe(0);
