@@ -42,6 +42,30 @@ describe("exit status", () => {
     expect(stderr).toMatch(/^vgpu: .*x.*: command not found\n$/);
   });
 
+  test("one line says why a command could not be started", () => {
+    using work = folder({ lost: "#!/no/such/interpreter -x\n", dos: "#!/bin/sh\r\n", plain: "" });
+    const { path } = work;
+    Bun.spawnSync(["chmod", "+x", `${path}/lost`, `${path}/dos`]);
+    const env = { ...PLAIN, PATH: `${path}:${PLAIN.PATH}` };
+    for (const [word, status, line] of [
+      [`${path}/lost`, 127, `${path}/lost: its interpreter /no/such/interpreter is not there`],
+      ["lost", 127, "lost: its interpreter /no/such/interpreter is not there"],
+      ["dos", 127, "dos: its interpreter '/bin/sh\\x0d' is not there"],
+      [path, 126, `${path}: is a directory`],
+      [`${path}/plain`, 126, `${path}/plain: permission denied`],
+      [`${path}/none`, 127, `${path}/none: no such file`],
+      [`${path}/plain/x`, 126, `${path}/plain/x: not a directory`],
+      ["", 127, "'': command not found"],
+      [" ", 127, "' ': command not found"],
+      ["a\tb\x7f", 127, "'a\\x09b\\x7f': command not found"],
+      ["größe", 127, "größe: command not found"],
+      ["x".repeat(201), 127, `${"x".repeat(197)}...: command not found`],
+    ] as const) {
+      const told = vgpu(["run", "-q", "--", word], { env });
+      expect(told).toEqual({ status, stdout: "", stderr: `vgpu: ${line}\n` });
+    }
+  });
+
   test.each(["TERM", "KILL", "SEGV", "INT"])(
     "a target that dies of SIG%s makes vgpu die of it",
     (name) => {
