@@ -1,6 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import about from "../../package.json";
-import { folder, PLAIN, vgpu } from "../vgpu.ts";
+import { folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
 describe("help and version go to stdout, status 0", () => {
   test.each([
@@ -219,6 +219,29 @@ test.each([
   [["run", "-q", ""], 127, "vgpu: '': command not found\n"],
 ])("%o: exit %d", (words, status, stderr) => {
   expect(vgpu(words)).toEqual({ status, stdout: "", stderr });
+});
+
+test.each(["--help", "--version", "profile list", "run --dry-run true", "demo"])(
+  "%s > /dev/full: one line, 125",
+  (words) => {
+    const script = `exec ${ROOT}/bin/vgpu ${words} >/dev/full`;
+    const { exitCode, stderr } = Bun.spawnSync(["sh", "-c", script], {
+      env: { ...PLAIN, VGPU_SIM: "1" },
+    });
+    expect(stderr.toString()).toMatch(/^vgpu: cannot write to stdout \(ENOSPC\); .*\n$/m);
+    expect(exitCode).toBe(125);
+  },
+  60_000,
+);
+
+test("a reader that has seen enough is no error, and one that is slow gets all", () => {
+  const run = (reader: string) => {
+    const script = `"$0" help run | ${reader}; echo "\${PIPESTATUS[0]}"`;
+    const words = ["bash", "-c", script, `${ROOT}/bin/vgpu`];
+    return Bun.spawnSync(words, { env: PLAIN }).stdout.toString();
+  };
+  expect(run("true")).toBe("0\n");
+  expect(run("(sleep 0.2; cat)")).toBe(`${vgpu(["help", "run"]).stdout}0\n`);
 });
 
 test("cli.ts works without the launcher", () => {
