@@ -157,6 +157,7 @@ export class Watch {
   async finish(): Promise<[Member, Event["values"]][]> {
     const left = this.#census.update();
     await this.#feed.flush();
+    for (const device of this.#census.devices()) this.#checkLimit(device);
     this.#throttling.finish();
     this.#keepRecords([...left, ...this.#census.members.values()]);
     return [...this.#targetLeft, ...left].map((member) => [member, this.#causeOf(member)]);

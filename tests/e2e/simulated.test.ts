@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { compileFixture, folder, PLAIN, ROOT } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const work = folder();
@@ -98,6 +98,19 @@ describe("memory", () => {
     const { stdout, events } = run(["--mem", "4g"], script, machine("killed"));
     expect(stdout).toBe("held 3 refused 0\nheld 3 refused 0\n");
     expect(events.filter(({ kind }) => kind === "process.exit")).toHaveLength(2);
+  });
+
+  test("a limit above the card is told of once, however short the program", () => {
+    for (const [seconds, name] of [
+      ["0", "short"],
+      ["2.5", "long"],
+    ] as const) {
+      const words = ["run", "--sim", "--mem", "300g", "--", hold, "64", "1", seconds];
+      const { stderr } = vgpu(words, { env: machine(`above-${name}`) });
+      expect(stderr.match(/^vgpu: the limit of 300 GiB is more than GPU-\S+ has: /gm)).toHaveLength(
+        1,
+      );
+    }
   });
 
   test("half of the card, of one GPU by its number", () => {
