@@ -227,6 +227,28 @@ describe("events", () => {
     expect(stdout).toContain('"kind":"session.end"');
   });
 
+  test("a descriptor that is not open for writing, or a profile's file: 125 before the start", () => {
+    using work = folder({ "p.yaml": "events: { file: /proc/nonexistent/x }\n", file: "" });
+    const forms = "good forms: events.ndjson, fd:3 with 3>events.ndjson\n";
+    for (const [words, line] of [
+      ["--events-file fd:0", "--events-file fd:0: this descriptor is not open for writing"],
+      ["--events-file fd:3", "--events-file fd:3: this descriptor is not open for writing"],
+      ["--events-file fd:4", "--events-file fd:4: this descriptor is not open"],
+      [
+        `--profile ${work.path}/p.yaml`,
+        `profile ${work.path}/p.yaml: file /proc/nonexistent/x: cannot write it (ENOENT)`,
+      ],
+    ]) {
+      const { status, stdout, stderr } = bash(
+        `$vgpu run --sim ${words} echo started 3<${work.path}/file`,
+      );
+      expect([status, stdout, stderr]).toEqual([125, "", `vgpu: ${line}; ${forms}`]);
+    }
+    for (const open of ["3<>", "3>>"])
+      expect(bash(`$vgpu run -q --events-file fd:3 true ${open}${work.path}/file`).status).toBe(0);
+    expect(readFileSync(join(work.path, "file"), "utf8").match(/session.end/g)).toHaveLength(2);
+  });
+
   test("--events json goes to stderr, and --json makes the summary an object", () => {
     const { stdout, stderr } = vgpu(["run", "--events", "json", "--json", "echo", "hi"]);
     expect(stdout).toBe("hi\n");
