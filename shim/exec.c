@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -17,9 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define KEEP_PREFIX "VGPU_KEEP_" /* the launcher hides BUN_X from Bun as VGPU_KEEP_BUN_X */
+#define LAUNCHER "VGPU_LAUNCHER="
+#define BUNS_OWN "BUN_RUNTIME_TRANSPILER_CACHE_PATH=" /* the launcher's word to our Bun */
 #define MAX_KEEP 1024
 
 extern char **environ;
@@ -78,6 +82,10 @@ static size_t environ_count;
 
 static size_t name_length(const char *entry) { return strcspn(entry, "="); }
 
+static bool starts(const char *entry, const char *with) {
+    return strncmp(entry, with, strlen(with)) == 0;
+}
+
 static char **find_entry(const char *entry) {
     size_t length = name_length(entry);
     for (char **at = environ; *at; at++)
@@ -105,11 +113,13 @@ static void join_entry(const char *entry, bool before) {
 /* The caller's environment: the parent's, with the launcher's changes undone. */
 static void restore_environment(char *text, size_t length, size_t spare) {
     size_t count, kept = 0;
+    bool is_launched = false;
     environ = split(text, length, spare, &count);
+    for (size_t i = 0; i < count; i++) is_launched = is_launched || starts(environ[i], LAUNCHER);
     for (size_t i = 0; i < count; i++) {
         char *entry = environ[i];
-        if (strncmp(entry, "VGPU_LAUNCHER=", strlen("VGPU_LAUNCHER=")) == 0) continue;
-        if (strncmp(entry, KEEP_PREFIX, strlen(KEEP_PREFIX)) == 0) entry += strlen(KEEP_PREFIX);
+        if (starts(entry, LAUNCHER) || (is_launched && starts(entry, BUNS_OWN))) continue;
+        if (starts(entry, KEEP_PREFIX)) entry += strlen(KEEP_PREFIX);
         environ[kept++] = entry;
     }
     environ[kept] = NULL;
@@ -165,13 +175,77 @@ static void restore_nofile(const char *soft) {
 
 /* --- the target --- */
 
+/* The name as an error shows it, like quote() in src/errors.ts: cut, and in quotes where blanks or
+ * unprintable characters would mislead. */
+static const char *shown(const char *name) {
+    enum { CUT = 197, MOST = 200 };
+    size_t length = strlen(name), used = 0, left = length > MOST ? CUT : length;
+    while (left < length && left > 0 && (name[left] & 0xc0) == 0x80) left--; /* UTF-8 stays whole */
+    char *text = allocate(4 * MOST + 6);
+    bool is_plain = length > 0;
+    for (size_t i = 0; i < left; i++)
+        is_plain = is_plain && name[i] != 0x7f && !(name[i] > 0 && name[i] <= ' ');
+    if (!is_plain) text[used++] = '\'';
+    for (size_t i = 0; i < left; i++) {
+        bool is_control = name[i] == 0x7f || (name[i] > 0 && name[i] < ' ');
+        used += (size_t)sprintf(text + used, is_control ? "\\x%02x" : "%c", name[i]);
+    }
+    if (length > MOST) used += (size_t)sprintf(text + used, "...");
+    if (!is_plain) text[used++] = '\'';
+    return text;
+}
+
+/* strerror's words in small letters, as the rest of our lines. */
+static const char *reason(int error) {
+    char *text = strdup(strerror(error));
+    if (!text) return strerror(error);
+    bool is_word = text[0] >= 'A' && text[0] <= 'Z' && text[1] >= 'a' && text[1] <= 'z';
+    if (is_word) text[0] = (char)(text[0] - 'A' + 'a');
+    return text;
+}
+
+/* Where the command is: as it stands with a slash in it, else the first file of that name in PATH.
+ * False: nowhere. */
+static bool locate(const char *name, char path[PATH_MAX], struct stat *info) {
+    if (strchr(name, '/'))
+        return snprintf(path, PATH_MAX, "%s", name) < PATH_MAX && stat(path, info) == 0;
+    const char *folder = getenv("PATH");
+    while (*name && folder) {
+        size_t length = strcspn(folder, ":");
+        int bytes =
+            snprintf(path, PATH_MAX, "%.*s%s%s", (int)length, folder, length ? "/" : "", name);
+        if (bytes < PATH_MAX && stat(path, info) == 0 && S_ISREG(info->st_mode)) return true;
+        folder = folder[length] ? folder + length + 1 : NULL;
+    }
+    return false;
+}
+
+/* The file is there, and exec did not find what is to run it. */
+static void blame_interpreter(const char *name, const char *path) {
+    char line[256] = "";
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, line, sizeof line - 1) < 0) line[0] = '\0';
+    if (strncmp(line, "\177ELF", 4) == 0)
+        fail(127, "%s: its loader (ld.so) is not there: is it a program for this machine?", name);
+    if (strncmp(line, "#!", 2) != 0) return;
+    char *interpreter = line + 2 + strspn(line + 2, " \t");
+    interpreter[strcspn(interpreter, " \t\n")] = '\0';
+    fail(127, "%s: its interpreter %s is not there", name, shown(interpreter));
+}
+
 static void become(char **words) {
     execvp(words[0], words);
     int error = errno;
-    if (!*words[0]) fail(127, "'': command not found");
-    if (error == ENOENT && !strchr(words[0], '/')) fail(127, "%s: command not found", words[0]);
-    if (error == EACCES) fail(126, "%s: permission denied", words[0]);
-    fail(error == ENOENT ? 127 : 126, "%s: %s", words[0], strerror(error));
+    const char *name = shown(words[0]);
+    char path[PATH_MAX];
+    struct stat info;
+    bool is_there = locate(words[0], path, &info);
+    if (is_there && S_ISDIR(info.st_mode)) fail(126, "%s: is a directory", name);
+    if (is_there && error == ENOENT) blame_interpreter(name, path);
+    bool is_missing = error == ENOENT || error == ENAMETOOLONG;
+    if (is_missing && !strchr(words[0], '/')) fail(127, "%s: command not found", name);
+    if (error == ENOENT) fail(127, "%s: no such file", name);
+    fail(126, "%s: %s", name, reason(error));
 }
 
 struct options {

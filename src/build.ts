@@ -11,27 +11,46 @@ import { availableParallelism } from "node:os";
 import { dirname, join } from "node:path";
 import { isComplete, type Output, type Recipe, type Steps } from "./cache.ts";
 import { quote, VgpuError } from "./errors.ts";
-import { isTerminal } from "./libc.ts";
+import { isIgnored, readLauncher } from "./launcher.ts";
+import { closeFile, isTerminal, lastError, OPEN, openFile, tryLock } from "./libc.ts";
 import { readProcess } from "./process.ts";
+import { findProgram } from "./program.ts";
+import { say } from "./report/words.ts";
+import { raiseDefault, SIGNALS } from "./signals.ts";
 
 const PACKAGES = "Debian: apt install gcc libc6-dev; Fedora: dnf install gcc; Arch: pacman -S gcc";
 
 /** Where a shell looks without a PATH. */
 const USUAL_PATH = "/usr/local/bin:/usr/bin:/bin";
 
-/** Finds the build by its content, or makes it, and notes it in the stamp. Throws VgpuError: no compiler, a failed build, no room. */
+/** A builder that has been stopped, or hangs, is waited for no longer. */
+const LOCK_PATIENCE_MS = 300_000;
+const LOCK_STEP_MS = 50;
+
+/**
+ * Finds the build by its content, or makes it, and notes it in the stamp. Of those that start at once one
+ * builds and the others wait for it. Throws VgpuError: no compiler, a failed build, no room.
+ */
 export async function build(
   recipe: Recipe,
   sources: string[],
   root: string,
   drawStamp: (directory: string) => string,
   stamp: string,
+  isQuiet: boolean,
 ): Promise<string> {
   const steps = await recipe.load();
   const compiler = findCompiler(process.env["CC"] ?? "");
   const directory = join(root, `${recipe.name}-${hashBuild(steps.outputs, sources, compiler)}`);
   try {
-    if (!isComplete(directory, recipe.files)) await make(recipe, steps, compiler, directory);
+    if (!isComplete(directory, recipe.files)) {
+      using _lock = await lockBuilds(root, isQuiet);
+      if (!isComplete(directory, recipe.files)) {
+        const words = `building the ${recipe.name} with ${compiler[0]} (once)`;
+        using _words = announce(words, isQuiet);
+        await make(recipe, steps, compiler, directory);
+      }
+    }
     writeWhole(stamp, drawStamp(directory));
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
@@ -43,11 +62,67 @@ export async function build(
   return directory;
 }
 
-/** Writes a file so that readers see the old content or the new, never a part. */
+/** Writes a file so that readers see the old content or the new, never a part. Leaves nothing of what could not be written. */
 export function writeWhole(path: string, text: string): void {
   const unfinished = nameUnfinished(path);
-  writeFileSync(unfinished, text);
-  renameSync(unfinished, path);
+  try {
+    writeFileSync(unfinished, text);
+    renameSync(unfinished, path);
+  } catch (error) {
+    rmSync(unfinished, { force: true });
+    throw error;
+  }
+}
+
+/** The lock of those who build in this cache, which whoever dies frees; null: another has it. Where there can be none (NFS) everyone gets it. */
+export function tryLockBuilds(root: string): Disposable | null {
+  const fd = openFile(root, OPEN.readOnly);
+  const isTaken = fd >= 0 && !tryLock(fd, "exclusive") && lastError() === "EAGAIN";
+  if (!isTaken) return { [Symbol.dispose]: () => closeFile(fd) };
+  closeFile(fd);
+  return null;
+}
+
+/** Waits for the lock; null if another keeps it for too long: two who build the same are in nobody's way. */
+async function lockBuilds(root: string, isQuiet: boolean): Promise<Disposable | null> {
+  const lock = tryLockBuilds(root);
+  if (lock !== null) return lock;
+  using _words = announce("waiting for another vgpu, which builds what both need", isQuiet);
+  for (let waitedMs = 0; waitedMs < LOCK_PATIENCE_MS; waitedMs += LOCK_STEP_MS) {
+    await Bun.sleep(LOCK_STEP_MS);
+    const freed = tryLockBuilds(root);
+    if (freed !== null) return freed;
+  }
+  return null;
+}
+
+/** Says what takes so long: on a terminal until it is over, elsewhere with a line that stays. */
+function announce(text: string, isQuiet: boolean): Disposable {
+  if (!isTerminal(2)) {
+    if (!isQuiet) say(`${text}; this takes some seconds`);
+    return { [Symbol.dispose]() {} };
+  }
+  process.stderr.write(`vgpu: ${text}…`);
+  return { [Symbol.dispose]: () => void process.stderr.write("\r\x1b[K") };
+}
+
+const ENDING = ["SIGTERM", "SIGINT", "SIGHUP"] as const;
+
+/** Runs `tidy` before one of these signals ends us, unless the caller ignores it. */
+export function tidyBeforeEnd(tidy: () => void): Disposable {
+  const launcher = readLauncher();
+  const signals = ENDING.filter((signal) => !isIgnored(launcher, SIGNALS[signal]));
+  const end = (_: string, number: number) => {
+    tidy();
+    raiseDefault(number);
+    process.exit(128 + number); // PID 1 lives on
+  };
+  for (const signal of signals) process.on(signal, end);
+  return {
+    [Symbol.dispose]() {
+      for (const signal of signals) process.off(signal, end);
+    },
+  };
 }
 
 let attempts = 0;
@@ -58,14 +133,14 @@ function findCompiler(wanted: string): string[] {
   const words = wanted.split(/\s+/).filter(Boolean);
   const [first] = words;
   if (first !== undefined) {
-    const path = Bun.which(first, search);
+    const path = findProgram(first, search);
     if (path !== null) return [path, ...words.slice(1)];
     throw new VgpuError(`CC is ${quote(wanted)}, and there is no such program`, {
       hint: "unset CC or name a C compiler",
     });
   }
   const found = ["cc", "gcc", "clang"]
-    .map((name) => Bun.which(name, search))
+    .map((name) => findProgram(name, search))
     .find((path) => path !== null);
   if (found) return [found];
   throw new VgpuError("no C compiler to build vgpu's preload library with", { hint: PACKAGES });
@@ -79,19 +154,23 @@ function hashBuild(outputs: Output[], sources: string[], compiler: string[]): st
   return hash.digest("hex").slice(0, 16);
 }
 
-/** Builds beside the final place and renames: of two that start at once, one wins and both are right. */
+/** Builds beside the final place and renames: of two that build at once, one wins and both are right. */
 async function make(
-  { name, files }: Recipe,
+  { files }: Recipe,
   { outputs, check }: Steps,
   compiler: string[],
   directory: string,
 ): Promise<void> {
-  const progress = isTerminal(2) ? (text: string) => process.stderr.write(text) : () => {};
-  progress(`vgpu: building the ${name} with ${compiler[0]} (once)…`);
   removeInterrupted(dirname(directory));
   const unfinished = nameUnfinished(directory);
-  mkdirSync(unfinished, { recursive: true });
+  const running = new Set<Bun.Subprocess>();
+  const tidy = () => {
+    for (const compile of running) compile.kill();
+    rmSync(unfinished, { recursive: true, force: true });
+  };
+  using _signals = tidyBeforeEnd(tidy);
   try {
+    mkdirSync(unfinished, { recursive: true });
     for (const { file } of outputs) mkdirSync(dirname(join(unfinished, file)), { recursive: true });
     const objects = (output: Output) =>
       output.units.map(
@@ -111,6 +190,7 @@ async function make(
         ]),
       ),
       log,
+      running,
     );
     const link = (output: Output, more: string[] = []) => [
       ...[...compiler, "-o", join(unfinished, output.file)],
@@ -123,6 +203,7 @@ async function make(
     await inParallel(
       plain.map((output) => link(output)),
       log,
+      running,
     );
     for (const output of outputs) for (const [, object] of objects(output)) rmSync(object);
     check?.(unfinished);
@@ -132,8 +213,7 @@ async function make(
       if (!isComplete(directory, files)) throw error;
     }
   } finally {
-    rmSync(unfinished, { recursive: true, force: true });
-    progress("\r\x1b[K");
+    tidy();
   }
 }
 
@@ -146,8 +226,12 @@ function removeInterrupted(root: string): void {
   }
 }
 
-/** Runs the commands, as many at once as there are processors. The first failure ends it, its output goes to `log`. */
-async function inParallel(commands: string[][], log: string): Promise<void> {
+/** Runs the commands, as many at once as there are processors; `running` has those that have not ended. The first failure ends it, its output goes to `log`. */
+async function inParallel(
+  commands: string[][],
+  log: string,
+  running: Set<Bun.Subprocess>,
+): Promise<void> {
   const queue = [...commands];
   const work = async () => {
     for (let command = queue.shift(); command; command = queue.shift()) {
@@ -157,8 +241,11 @@ async function inParallel(commands: string[][], log: string): Promise<void> {
         stderr: "pipe",
         env: process.env,
       });
+      running.add(compile);
       const output = await new Response(compile.stderr).text();
-      if ((await compile.exited) === 0) continue;
+      const status = await compile.exited;
+      running.delete(compile);
+      if (status === 0) continue;
       queue.length = 0;
       writeFileSync(log, `${command.join(" ")}\n\n${output}`);
       const line =

@@ -1,7 +1,7 @@
 import { chmodSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { writeWhole } from "./build.ts";
+import { tidyBeforeEnd, tryLockBuilds, writeWhole } from "./build.ts";
 import { cacheRoot, isComplete } from "./cache.ts";
 import { readText } from "./libc.ts";
 
@@ -31,6 +31,8 @@ async function bundle(folder: string, root: string): Promise<void> {
   const newest = Math.max(...sources.map((path) => statSync(path).ctimeMs));
   if (newest > Date.now() - SETTLED_MS) return;
 
+  using lock = tryLockBuilds(root);
+  if (lock === null) return; // someone is at it, or at the shim
   const loaded = new Set<string>();
   const packages = new Set<string>();
   const { outputs } = await Bun.build({
@@ -50,11 +52,17 @@ async function bundle(folder: string, root: string): Promise<void> {
   const directory = join(root, `cli-${Bun.hash(text).toString(36)}`);
   if (!isComplete(directory, FILES)) {
     const unfinished = `${directory}.${process.pid}.new`; // build.ts removes what a kill leaves
-    mkdirSync(unfinished, { mode: 0o700 });
-    await Bun.write(join(unfinished, "cli.js"), script);
-    await Bun.write(join(unfinished, "cli.js.jsc"), bytecode);
-    for (const file of FILES) chmodSync(join(unfinished, file), 0o600);
-    renameSync(unfinished, directory);
+    const remove = () => rmSync(unfinished, { recursive: true, force: true });
+    using _signals = tidyBeforeEnd(remove);
+    try {
+      mkdirSync(unfinished, { mode: 0o700 });
+      await Bun.write(join(unfinished, "cli.js"), script);
+      await Bun.write(join(unfinished, "cli.js.jsc"), bytecode);
+      for (const file of FILES) chmodSync(join(unfinished, file), 0o600);
+      renameSync(unfinished, directory);
+    } finally {
+      remove();
+    }
   }
   writeWhole(stamp, `${directory}\n${text}\n`);
   removeUnused(root);

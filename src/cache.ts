@@ -45,14 +45,15 @@ export interface Output {
 /**
  * The directory with the recipe's files, made now or found. A warm start only compares times and sizes of
  * the sources and their directories with a stamp; what differs is judged by content, compiler and flags (build.ts).
+ * `isQuiet`: a build is told of on a terminal only.
  */
-export async function findBuilt(recipe: Recipe): Promise<string> {
+export async function findBuilt(recipe: Recipe, isQuiet = false): Promise<string> {
   const usual = cacheRoot();
   const found = findStamped(recipe, usual);
   if (found !== null) return found;
   // A full disk, or one whose programs may not be run, is no reason not to work.
   const root = takesPrograms(usual, ROOM_BYTES) ? usual : privateRoot();
-  return (root === usual ? null : findStamped(recipe, root)) ?? make(recipe, root);
+  return (root === usual ? null : findStamped(recipe, root)) ?? make(recipe, root, isQuiet);
 }
 
 /** What a stamp in `root` says was built of these very sources; null: nothing. */
@@ -68,7 +69,7 @@ const stampOf = ({ name, directories }: Recipe, root: string) =>
 const makeKey = ({ directories }: Recipe, names: string) =>
   `${process.env["CC"] ?? ""} ${hashStates([...directories, ...joinPaths(directories, names)])}`;
 
-async function make(recipe: Recipe, root: string): Promise<string> {
+async function make(recipe: Recipe, root: string, isQuiet: boolean): Promise<string> {
   const key = makeKey(recipe, listSources(recipe));
   // What is written from now on has a later ctime than the key knows, also where that counts in ticks of 10 ms.
   Bun.sleepSync(TICK_MS);
@@ -76,7 +77,7 @@ async function make(recipe: Recipe, root: string): Promise<string> {
   const { build } = await import("./build.ts");
   const drawStamp = (built: string) => `${built}\n${key}\n${names}\n`;
   const sources = joinPaths(recipe.directories, names);
-  return build(recipe, sources, root, drawStamp, stampOf(recipe, root));
+  return build(recipe, sources, root, drawStamp, stampOf(recipe, root), isQuiet);
 }
 
 /** $XDG_CACHE_HOME/vgpu, or a private directory in /dev/shm if that is not writable or LD_PRELOAD could not name it. */

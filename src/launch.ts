@@ -23,6 +23,10 @@ export interface Changes {
   suffix?: Record<string, string>;
 }
 
+/**
+ * All that Bun lets us handle, but for SIGPIPE and SIGXFSZ, which vgpu's own writing can raise, and those with
+ * which a shell stops a job: docs/exit-codes.md says which stay behind.
+ */
 const FORWARDED = [
   "SIGTERM",
   "SIGHUP",
@@ -30,8 +34,14 @@ const FORWARDED = [
   "SIGUSR2",
   "SIGCONT",
   "SIGALRM",
-  "SIGPWR",
   "SIGIO",
+  "SIGABRT",
+  "SIGTRAP",
+  "SIGSYS",
+  "SIGURG",
+  "SIGXCPU",
+  "SIGVTALRM",
+  "SIGPROF",
 ] as const;
 /** The terminal itself sends these to its whole foreground group. */
 const FROM_TERMINAL = ["SIGINT", "SIGQUIT", "SIGWINCH"] as const;

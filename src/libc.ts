@@ -48,11 +48,17 @@ export function errorName(number: number): string {
   const names: Record<number, string> = {
     1: "EPERM",
     2: "ENOENT",
+    4: "EINTR",
+    5: "EIO",
+    9: "EBADF",
+    11: "EAGAIN",
     12: "ENOSPC",
     13: "EACCES",
     17: "EEXIST",
+    27: "EFBIG",
     28: "ENOSPC",
     30: "EROFS",
+    32: "EPIPE",
     122: "EDQUOT",
   };
   return names[number] ?? `errno ${number}`;
@@ -219,8 +225,17 @@ export function exitNow(status: number): never {
   throw new Error("_exit came back");
 }
 
-/** A line to a descriptor, as much of it as goes without waiting for long. Returns false if not all went. */
-export function writeText(fd: number, value: string): boolean {
-  const bytes = Buffer.from(value);
-  return Number(libc.write(fd, bytes, bytes.length)) === bytes.length;
+const WRITE_STEP_MS = 1;
+
+/** Writes all of it, however long the reader takes. Returns null, or the error's name. */
+export function writeAll(fd: number, value: string): string | null {
+  let rest = Buffer.from(value);
+  while (rest.length > 0) {
+    const written = Number(libc.write(fd, rest, rest.length));
+    const error = written < 0 ? lastError() : null;
+    if (error === "EAGAIN") Bun.sleepSync(WRITE_STEP_MS);
+    else if (error !== null && error !== "EINTR") return error;
+    rest = rest.subarray(Math.max(0, written));
+  }
+  return null;
 }

@@ -58,8 +58,12 @@ export interface Plan {
   sim: string | null;
   requireGpu: boolean;
   dryRun: boolean;
-  /** `file` is a path or `fd:N`. */
-  events: { format: (typeof EVENT_FORMATS)[number] | "auto"; file: string | null };
+  /** `file` is a path or `fd:N`; `fileLabel` what an error calls it by. */
+  events: {
+    format: (typeof EVENT_FORMATS)[number] | "auto";
+    file: string | null;
+    fileLabel?: string | undefined;
+  };
   report: { json: boolean; quiet: boolean; verbose: number };
   /** The profile's additions to the target's environment. */
   env: Record<string, string>;
@@ -135,6 +139,7 @@ export function resolvePlan(
   checkBurst(limits, burst, sources, profile?.bursts ?? {});
   for (const name of Object.keys(profile?.env ?? {})) sources[`env.${name}`] = "profile";
   const gpu = setting.readGpus(find("gpu"));
+  const eventsFile = find("events-file", profile?.events.file);
   const card = find("sim-card");
   const sim = setting.readSim(find("sim"), card);
   if (sim !== null && sources["sim"] === "default" && card !== undefined)
@@ -152,7 +157,8 @@ export function resolvePlan(
     dryRun: setting.readTruth(find("dry-run")),
     events: {
       format: setting.readChoice(find("events", profile?.events.format), EVENT_FORMATS) ?? "auto",
-      file: setting.readEventsFile(find("events-file", profile?.events.file)),
+      file: setting.readEventsFile(eventsFile),
+      fileLabel: eventsFile?.source === "profile" ? `${eventsFile.label}: file` : eventsFile?.label,
     },
     report: {
       json: setting.readTruth(find("json")),

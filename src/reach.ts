@@ -1,4 +1,5 @@
 import { readState, readHead } from "./libc.ts";
+import { findProgram } from "./program.ts";
 
 const ELEVATE = ["sudo", "doas", "su", "pkexec", "runuser"];
 const CONTAINERS = ["docker", "podman", "nerdctl", "ctr", "kubectl", "machinectl"];
@@ -12,7 +13,7 @@ export function findObstacle(word: string): string | null {
     return `${name} clears LD_PRELOAD: limits do not reach inside; put vgpu inside: ${name === "su" ? "su -c 'vgpu run …'" : `${name} vgpu run …`}`;
   if (CONTAINERS.includes(name))
     return `${name} starts processes elsewhere: limits do not reach inside the container`;
-  const path = word.includes("/") ? word : Bun.which(word);
+  const path = word.includes("/") ? word : findProgram(word);
   if (path === null) return null;
   const mode = readState(path)?.mode ?? 0;
   if ((mode & SETUID_OR_SETGID) !== 0)

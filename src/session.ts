@@ -63,9 +63,8 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const outer = around ? new (await import("./outer.ts")).Outer(around) : null;
   const directory = openStateDirectory();
   sweep(directory);
-  const shim = await findShim();
-  const simulation =
-    plan.sim === null ? null : await (await import("./simulation.ts")).findSimulation(plan.sim);
+  const shim = await findShim(plan.report.quiet);
+  const simulation = await simulate(plan);
   const isDriven = simulation !== null || hasDriver();
   warn(plan, isDriven);
 
@@ -124,6 +123,11 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
     note,
     partitions: made.partitions,
   });
+}
+
+async function simulate({ sim, report }: Plan): Promise<Simulation | null> {
+  if (sim === null) return null;
+  return (await import("./simulation.ts")).findSimulation(sim, report.quiet);
 }
 
 /** How the target ended; undefined once it uses a GPU or has run for a while. */
@@ -332,9 +336,8 @@ async function showSummary(summary: Summary, { report, mode }: Plan): Promise<vo
 export async function surveySession(plan: Plan): Promise<Arrangement> {
   const directory = openStateDirectory();
   sweep(directory);
-  const shim = await findShim();
-  const simulation =
-    plan.sim === null ? null : await (await import("./simulation.ts")).findSimulation(plan.sim);
+  const shim = await findShim(plan.report.quiet);
+  const simulation = await simulate(plan);
   if (simulation === null && !hasDriver()) return { partitions: [], notes: [] };
   using nvml = new NvmlOnDemand(simulation);
   const boardDirectory = findBoardDirectory(simulation) ?? directory;

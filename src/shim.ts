@@ -15,16 +15,12 @@ const COMPILE = ["-std=gnu11", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread"
 const PROGRAM = { compile: ["-std=gnu11", "-O2"], link: ["-ldl"] };
 
 /** Compiles the shim on first use and returns where it is. Throws VgpuError: no compiler, a failed build, a library that does not load. */
-export async function findShim(): Promise<Shim> {
+export async function findShim(isQuiet = false): Promise<Shim> {
   const files = ["vgpu-shim.so", "vgpu-exec", "vgpu-probe", "vgpu-sender.so"];
   const pattern = /^(?!demo\.c|layout\.c).*\.(c|h|def|S|map)$/;
-  const directory = await findBuilt({
-    name: "shim",
-    directories: [HOME, `${HOME}/supervisor`],
-    pattern,
-    files,
-    load: loadShimSteps,
-  });
+  const directories = [HOME, `${HOME}/supervisor`];
+  const recipe = { name: "shim", directories, pattern, files, load: loadShimSteps };
+  const directory = await findBuilt(recipe, isQuiet);
   return {
     library: `${directory}/vgpu-shim.so`,
     exec: `${directory}/vgpu-exec`,
@@ -85,7 +81,7 @@ export async function findDemo(): Promise<string> {
 }
 
 /** Compiles the simulated driver, NVML and MPS daemon on first use and returns their directory. */
-export async function findSimulatedLibraries(): Promise<string> {
+export async function findSimulatedLibraries(isQuiet = false): Promise<string> {
   const home = `${HOME}/sim`;
   const library = async (file: string, units: RegExp): Promise<Output> => ({
     file,
@@ -107,7 +103,8 @@ export async function findSimulatedLibraries(): Promise<string> {
   });
   const pattern = /^((cuda|nvml|sim|mps)_.*\.c|(sim|.*_sim|.*_(abi|calls|structs))\.h|names\.def)$/;
   const files = ["libcuda.so.1", "libnvidia-ml.so.1", "nvidia-cuda-mps-control"];
-  return findBuilt({ name: "simulated-gpu", directories: [home, HOME], pattern, files, load });
+  const recipe = { name: "simulated-gpu", directories: [home, HOME], pattern, files, load };
+  return findBuilt(recipe, isQuiet);
 }
 
 async function listUnits(directory: string, pattern: RegExp): Promise<string[]> {

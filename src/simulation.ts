@@ -1,4 +1,5 @@
 import { setForLibraries } from "./environment.ts";
+import { quote, VgpuError } from "./errors.ts";
 import { userId } from "./libc.ts";
 import type { Source } from "./lister.ts";
 import type { Nvml } from "./nvml.ts";
@@ -19,10 +20,14 @@ export interface Simulation {
   openNvml(open: typeof Nvml.open): Nvml | null;
 }
 
-/** Builds the simulated driver on first use. */
-export async function findSimulation(card: string): Promise<Simulation> {
+/** SIM_MAX_CARDS of shim/sim/sim.h. */
+const MOST_CARDS = 16;
+
+/** Builds the simulated driver on first use. Throws VgpuError for a number of cards that it cannot have. */
+export async function findSimulation(card: string, isQuiet = false): Promise<Simulation> {
+  checkCards(process.env["VGPU_SIM_GPUS"] ?? "");
   const { findSimulatedLibraries } = await import("./shim.ts");
-  const directory = await findSimulatedLibraries();
+  const directory = await findSimulatedLibraries(isQuiet);
   const set = { VGPU_SIM_CARD: card };
   const library = `${directory}/libnvidia-ml.so.1`;
   const rest = process.env["LD_LIBRARY_PATH"];
@@ -38,4 +43,13 @@ export async function findSimulation(card: string): Promise<Simulation> {
       return open(library);
     },
   };
+}
+
+function checkCards(text: string): void {
+  if (text === "" || (/^\d{1,3}$/.test(text) && Number(text) >= 1 && Number(text) <= MOST_CARDS))
+    return;
+  throw new VgpuError(
+    `VGPU_SIM_GPUS: ${quote(text)} is not a number of cards from 1 to ${MOST_CARDS}`,
+    { hint: "good forms: 1, 2" },
+  );
 }

@@ -1,6 +1,6 @@
 import { fstatSync, openSync, writeSync } from "node:fs";
 import { VgpuError } from "./errors.ts";
-import { isTerminal } from "./libc.ts";
+import { isTerminal, readText } from "./libc.ts";
 import { readLauncher } from "./launcher.ts";
 import type { Plan } from "./limits.ts";
 import { paintFor } from "./report/drawing.ts";
@@ -25,9 +25,10 @@ export function openSinks({ events, report }: Plan): Sink[] {
   }
   const { file } = events;
   if (file !== null) {
+    const name = `${events.fileLabel ?? "--events-file"} ${file}`;
     const complain = (code: string) =>
-      say(`--events-file ${file}: cannot be written (${code}); events are lost from here on`);
-    sinks.push(jsonSink(openEventsFile(file), report.quiet ? () => {} : complain));
+      say(`${name}: cannot be written (${code}); events are lost from here on`);
+    sinks.push(jsonSink(openEventsFile(file, name), report.quiet ? () => {} : complain));
   }
   return sinks;
 }
@@ -46,25 +47,39 @@ function jsonSink(fd: number, complain: (code: string) => void): Sink {
   };
 }
 
-/** `fd:N` is the caller's descriptor N; a file is appended to. */
-function openEventsFile(file: string): number {
+/** `fd:N` is the caller's descriptor N; a file is appended to. `name` is for the error. */
+function openEventsFile(file: string, name: string): number {
   const number = file.match(/^fd:(\d+)$/)?.[1];
   try {
     if (number === undefined) return openSync(file, "a", 0o666);
     const fd = Number(number);
     fstatSync(fd);
     const launcher = readLauncher();
-    if (launcher === null || launcher.descriptors.includes(fd)) return fd;
-    throw { code: "EBADF" };
+    if (launcher !== null && !launcher.descriptors.includes(fd)) throw { code: "EBADF" };
+    if (isWritable(fd)) return fd;
+    throw { code: "EACCES" };
   } catch (error) {
     const { code } = error as NodeJS.ErrnoException;
-    throw new VgpuError(
-      `--events-file ${file}: ${code === "EBADF" ? "this descriptor is not open" : `cannot write it (${code})`}`,
-      {
-        hint: "good forms: events.ndjson, fd:3 with 3>events.ndjson",
-      },
-    );
+    const reasons: Record<string, string> = {
+      EBADF: "this descriptor is not open",
+      EACCES: "this descriptor is not open for writing",
+    };
+    const reason = number === undefined ? undefined : reasons[code ?? ""];
+    throw new VgpuError(`${name}: ${reason ?? `cannot write it (${code})`}`, {
+      hint: "good forms: events.ndjson, fd:3 with 3>events.ndjson",
+    });
   }
+}
+
+const ACCESS_MODE = 0o3;
+const O_PATH = 0o10000000;
+
+/** Whether the descriptor was opened for writing. */
+function isWritable(fd: number): boolean {
+  const text = readText(`/proc/self/fdinfo/${fd}`)?.match(/^flags:\s*([0-7]+)$/m)?.[1];
+  if (text === undefined) return true; // then the first line will tell
+  const flags = Number.parseInt(text, 8);
+  return (flags & ACCESS_MODE) !== 0 && (flags & O_PATH) === 0;
 }
 
 /** Events never stop the session: a reader that has gone or is full loses lines. Returns null, or the error's name. */

@@ -59,6 +59,9 @@ export class Watch {
   readonly #note: (text: string) => void;
   readonly #noted = new Set<string>();
   readonly #records: ProcessRecord[] = [];
+  readonly #target: number;
+  /** The target once it has left: it is told of at the end, when its status is known. */
+  readonly #targetLeft: Member[] = [];
   /** How those ended whose end was seen, by pid and start time. */
   readonly #causes = new Map<string, Event["values"]>();
   #nudge: () => void = () => {};
@@ -80,6 +83,7 @@ export class Watch {
     note: (text: string) => void,
   ) {
     this.#region = region;
+    this.#target = target;
     this.#census = census;
     this.#feed = feed;
     this.#lister = lister;
@@ -153,9 +157,10 @@ export class Watch {
   async finish(): Promise<[Member, Event["values"]][]> {
     const left = this.#census.update();
     await this.#feed.flush();
+    for (const device of this.#census.devices()) this.#checkLimit(device);
     this.#throttling.finish();
     this.#keepRecords([...left, ...this.#census.members.values()]);
-    return left.map((member) => [member, this.#causeOf(member)]);
+    return [...this.#targetLeft, ...left].map((member) => [member, this.#causeOf(member)]);
   }
 
   /** What each process did on each device, those that used most first; at most 64. */
@@ -260,12 +265,18 @@ export class Watch {
   async #reportExits(left: Member[]): Promise<void> {
     if (left.length === 0) return;
     this.#keepRecords(left);
+    this.#targetLeft.push(...left.filter((member) => this.#isEndedTarget(member)));
     await this.#feed.flush();
-    for (const member of left) {
+    for (const member of left.filter((member) => !this.#targetLeft.includes(member))) {
       const { pid, name } = member;
       const values = this.#causeOf(member);
       this.#feed.publish({ pid, gpu: null, kind: "process.exit", api: null, name, values });
     }
+  }
+
+  /** Our own child: whoever collects it, which is Bun, knows its status. After an exec it lives on. */
+  #isEndedTarget({ pid, startTime }: Member): boolean {
+    return pid === this.#target && !isPresent(pid, startTime);
   }
 
   #causeOf({ pid, startTime }: Member): Event["values"] {

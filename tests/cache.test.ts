@@ -1,11 +1,12 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, utimesSync } from "node:fs";
-import { writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
+import { chmodSync, utimesSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { writeWhole } from "../src/build.ts";
 import { cacheRoot, findBuilt, type Recipe } from "../src/cache.ts";
 import { takesPrograms } from "../src/libc.ts";
 import { stateDirectory } from "../src/state-directory.ts";
-import { folder } from "./vgpu.ts";
+import { folder, ROOT } from "./vgpu.ts";
 
 let work: ReturnType<typeof folder>;
 const saved = { ...process.env };
@@ -63,6 +64,101 @@ test("two that start at once get the same, and leave nothing unfinished", async 
   expect(built().filter((name) => name.endsWith(".new"))).toEqual([]);
 });
 
+/** Starts processes of their own that build with a compiler which notes each call, and waits for the file `go`. */
+function makeBuilders() {
+  const compiler = join(work.path, "compiler");
+  const calls = join(work.path, "calls");
+  const go = join(work.path, "go");
+  writeFileSync(
+    compiler,
+    `#!/bin/sh\necho call >>${calls}\nwhile [ ! -e ${go} ]; do sleep 0.01; done\nexec cc "$@"\n`,
+  );
+  chmodSync(compiler, 0o755);
+  const source = join(work.path, "source");
+  const outputs = [{ file: "main", units: [join(source, "main.c")], compile: [], link: [] }];
+  const start = () =>
+    Bun.spawn(
+      [
+        process.execPath,
+        "-e",
+        `const { findBuilt } = await import(${JSON.stringify(join(ROOT, "src/cache.ts"))});
+         const recipe = { name: "test", directories: [${JSON.stringify(source)}], pattern: /\\.c$/, files: ["main"],
+           load: async () => ({ outputs: ${JSON.stringify(outputs)} }) };
+         console.log(await findBuilt(recipe));`,
+      ],
+      { env: { ...process.env, CC: compiler }, stdout: "pipe", stderr: "pipe" },
+    );
+  const until = async (isSo: () => boolean) => {
+    while (!isSo()) await Bun.sleep(5);
+  };
+  return {
+    start,
+    go: () => writeFileSync(go, ""),
+    /** Resolves once a compiler has been called. */
+    called: () => until(() => existsSync(calls)),
+    calls: () => readFileSync(calls, "utf8").trim().split("\n").length,
+  };
+}
+
+const unfinished = () => built().filter((name) => name.endsWith(".new"));
+
+test("of several processes one builds, and says so; the others wait, and say so", async () => {
+  const builders = makeBuilders();
+  const first = builders.start();
+  await builders.called();
+  const others = [builders.start(), builders.start()];
+  const words = await Promise.all(
+    others.map(async ({ stderr }) => {
+      const { value } = await stderr.getReader().read();
+      return new TextDecoder().decode(value);
+    }),
+  );
+  for (const said of words) expect(said).toMatch(/^vgpu: waiting for another vgpu.*\n$/);
+  builders.go();
+  const all = [first, ...others];
+  const directories = await Promise.all(all.map(({ stdout }) => new Response(stdout).text()));
+  expect(new Set(directories).size).toBe(1);
+  expect(await Promise.all(all.map(({ exited }) => exited))).toEqual([0, 0, 0]);
+  expect(builders.calls()).toBe(2); // compiled and linked, once
+  expect(await new Response(first.stderr).text()).toMatch(/^vgpu: building the test with .*\n$/);
+}, 30_000);
+
+test("who waits takes over from a builder that was killed", async () => {
+  const builders = makeBuilders();
+  const first = builders.start();
+  await builders.called();
+  const second = builders.start();
+  const reader = second.stderr.getReader();
+  expect(new TextDecoder().decode((await reader.read()).value)).toContain("waiting");
+  first.kill("SIGKILL");
+  await first.exited;
+  builders.go();
+  expect(await second.exited).toBe(0);
+  expect(unfinished()).toEqual([]);
+}, 30_000);
+
+test.each(["SIGTERM", "SIGINT", "SIGHUP"] as const)(
+  "%s ends a build and leaves nothing unfinished",
+  async (signal) => {
+    const builders = makeBuilders();
+    const builder = builders.start();
+    await builders.called();
+    expect(unfinished()).toHaveLength(1);
+    builder.kill(signal);
+    await builder.exited;
+    expect(builder.signalCode).toBe(signal);
+    expect(unfinished()).toEqual([]);
+    builders.go();
+  },
+  30_000,
+);
+
+test("a file that cannot be written leaves nothing unfinished", () => {
+  mkdirSync(join(work.path, "cache/vgpu/taken/x"), { recursive: true });
+  expect(() => writeWhole(join(work.path, "cache/vgpu/taken"), "text")).toThrow();
+  expect(unfinished()).toEqual([]);
+});
+
 test("what a killed build left is removed", async () => {
   mkdirSync(join(work.path, "cache/vgpu/test-0.4194399.new"), { recursive: true });
   await findBuilt(recipe());
@@ -76,6 +172,9 @@ test("no compiler: the packages to install", async () => {
   process.env["CC"] = "nosuchcompiler -x";
   const named = await findBuilt(recipe()).catch((caught: unknown) => caught);
   expect((named as Error).message).toContain("CC is 'nosuchcompiler -x'");
+  process.env["CC"] = "x".repeat(5000);
+  const long = await findBuilt(recipe()).catch((caught: unknown) => caught);
+  expect((long as Error).message).toStartWith("CC is 'xxx");
 });
 
 test("a failed build: the first error, and where the rest is", async () => {

@@ -50,7 +50,11 @@ describe("precedence: flag, environment, profile, default", () => {
   });
 
   test("events", () => {
-    expect(plan("", {}, from).events).toEqual({ format: "json", file: "e" });
+    expect(plan("", {}, from).events).toEqual({
+      format: "json",
+      file: "e",
+      fileLabel: "profile p: file",
+    });
     expect(plan("--events none", { VGPU_EVENTS: "pretty" }, from).events.format).toBe("none");
     expect(plan("", { VGPU_EVENTS_FILE: "fd:7" }, from).events.file).toBe("fd:7");
     expect(plan("").events).toEqual({ format: "auto", file: null });

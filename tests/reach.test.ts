@@ -19,6 +19,10 @@ test.each(["true", "/bin/sh", "nosuchprogram", "/etc/passwd", "/nonexistent/x"])
   },
 );
 
+test("a name longer than any path: nothing to say", () => {
+  expect(findObstacle("x".repeat(5000))).toBeNull();
+});
+
 test("setuid and static programs are noticed", () => {
   using work = folder({ "main.c": "int main(void) { return 0; }\n" });
   const setuid = join(work.path, "setuid");

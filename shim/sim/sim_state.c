@@ -46,23 +46,52 @@ static void set_by(const char *variable, uint64_t *ns) {
     if (us && *us >= '0' && *us <= '9') *ns = (uint64_t)(strtod(us, NULL) * 1000);
 }
 
+static void complain(const char *reason) {
+    fprintf(stderr,
+            "vgpu: the simulated GPU cannot keep its state in %s: %s; VGPU_SIM_DIR names "
+            "another place\n",
+            directory, reason);
+}
+
+/* Gives the file real blocks, so that a full disk is an error here and no SIGBUS later. Those of an
+ * earlier process are left as they are. Returns 0, or the error. */
+static int reserve(int fd, off_t bytes) {
+    struct stat info;
+    if (fstat(fd, &info) || (info.st_size > bytes && ftruncate(fd, bytes))) return errno;
+    if (info.st_size == bytes && (off_t)info.st_blocks * 512 >= bytes) return 0;
+    int error;
+    do error = posix_fallocate(fd, 0, bytes);
+    while (error == EINTR);
+    return error;
+}
+
 static void map_machine(void) {
-    if (!find_directory()) return;
+    if (!find_directory()) {
+        complain("it must be a directory of your own that nobody else may write to");
+        return;
+    }
     char path[sizeof directory + 40];
     snprintf(path, sizeof path, "%s/%s.4", directory, sim_model()->key);
     int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0) return;
+    if (fd < 0) {
+        complain(strerror(errno));
+        return;
+    }
     struct sim_machine *machine = MAP_FAILED;
-    struct stat info;
     /* The file lock makes one process the founder; a kill ends it. It must be given up by hand: the
      * mapping would hold it. */
-    if (!flock(fd, LOCK_EX) && !fstat(fd, &info) &&
-        (info.st_size == (off_t)sizeof *machine || !ftruncate(fd, (off_t)sizeof *machine)))
+    int error = flock(fd, LOCK_EX) ? errno : reserve(fd, (off_t)sizeof *machine);
+    if (!error) {
         machine = mmap(NULL, sizeof *machine, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        if (machine == MAP_FAILED) error = errno;
+    }
     if (machine != MAP_FAILED && machine->magic != MAGIC) machine_init(machine);
     flock(fd, LOCK_UN);
     close(fd);
-    if (machine == MAP_FAILED) return;
+    if (machine == MAP_FAILED) {
+        complain(strerror(error));
+        return;
+    }
     set_by("VGPU_SIM_SWITCH_US", &machine->switch_ns);
     set_by("VGPU_SIM_MPS_SWITCH_US", &machine->mps_switch_ns);
     set_by("VGPU_SIM_SLICE_US", &machine->slice_ns);

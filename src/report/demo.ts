@@ -23,7 +23,9 @@ export function makeTeller(): DemoTeller {
     limited: (rateOrNone) =>
       rateOrNone === undefined ? print("\n2. with limits, as vgpu reports it") : rate(rateOrNone),
     event(event, _, frame) {
-      if (!isRoutine(event)) print(`   ${formatPretty(event, frame, paint)}`);
+      try {
+        if (!isRoutine(event)) print(`   ${formatPretty(event, frame, paint)}`);
+      } catch {} // the next line that is no event says so
     },
     async result(result) {
       const lines = drawResult(result, paint);

@@ -273,6 +273,29 @@ test.each([
   expect(vgpu(words)).toEqual({ status, stdout: "", stderr });
 });
 
+test.each(["--help", "--version", "profile list", "run --dry-run true", "demo"])(
+  "%s > /dev/full: one line, 125",
+  (words) => {
+    const script = `exec ${ROOT}/bin/vgpu ${words} >/dev/full`;
+    const { exitCode, stderr } = Bun.spawnSync(["sh", "-c", script], {
+      env: { ...PLAIN, VGPU_SIM: "1" },
+    });
+    expect(stderr.toString()).toMatch(/^vgpu: cannot write to stdout \(ENOSPC\); .*\n$/m);
+    expect(exitCode).toBe(125);
+  },
+  60_000,
+);
+
+test("a reader that has seen enough is no error, and one that is slow gets all", () => {
+  const run = (reader: string) => {
+    const script = `"$0" help run | ${reader}; echo "\${PIPESTATUS[0]}"`;
+    const words = ["bash", "-c", script, `${ROOT}/bin/vgpu`];
+    return Bun.spawnSync(words, { env: PLAIN }).stdout.toString();
+  };
+  expect(run("true")).toBe("0\n");
+  expect(run("(sleep 0.2; cat)")).toBe(`${vgpu(["help", "run"]).stdout}0\n`);
+});
+
 test("cli.ts works without the launcher", () => {
   const { exitCode, stdout } = Bun.spawnSync([`${import.meta.dir}/../../cli.ts`, "--version"], {
     env: { ...PLAIN, PATH: `${import.meta.dir}/../../node_modules/.bin:/usr/bin:/bin` },

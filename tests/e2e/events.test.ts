@@ -39,6 +39,18 @@ test("memory.unseen: NVML knows none of the session's processes", () => {
   expect(stderr).toMatch(/^vgpu: NVML does not list this session's processes/m);
 }, 20_000);
 
+test("process.exit: the process that vgpu started with its status or signal, however it ended", () => {
+  for (let round = 0; round < 3; round++) {
+    const { of } = run(`status${round}`, [], "exec $hold 64 1 0");
+    expect(of("process.exit")).toHaveLength(1);
+    expect(of("process.exit")[0]).toMatchObject({ process: "hold", cause: "exit", status: 0 });
+  }
+  const script = "(sleep 0.4; kill -TERM $$) & exec $hold 64 1 9";
+  const killed = run("signal", [], script).of("process.exit");
+  expect(killed).toHaveLength(1);
+  expect(killed[0]).toMatchObject({ process: "hold", cause: "killed", signal: "SIGTERM" });
+});
+
 test("memory.drift: a process holds more than its calls named", () => {
   const { of } = run("drift", ["--mem", "4g"], "$behind 64 0.5");
   expect(of("memory.drift")).toHaveLength(1);

@@ -1,5 +1,5 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { chmodSync, copyFileSync, mkdirSync, symlinkSync } from "node:fs";
+import { chmodSync, copyFileSync, mkdirSync, readdirSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { folder, PLAIN, ROOT } from "../vgpu.ts";
 
@@ -16,6 +16,9 @@ function makePackage(path: string): string {
   chmodSync(join(path, "bin/vgpu"), 0o755);
   return join(path, "bin/vgpu");
 }
+
+/** What the launcher says to our own Bun. */
+const OURS = "BUN_RUNTIME_TRANSPILER_CACHE_PATH=0";
 
 interface Launched {
   environment: string[];
@@ -41,7 +44,7 @@ function noted({ environment }: Launched): Record<string, string> {
 /** The caller's variables, as the exec trampoline will restore them. */
 function callers({ environment }: Launched): string[] {
   return environment
-    .filter((entry) => !entry.startsWith("VGPU_LAUNCHER="))
+    .filter((entry) => !entry.startsWith("VGPU_LAUNCHER=") && entry !== OURS)
     .map((entry) => entry.replace(/^VGPU_KEEP_/, ""));
 }
 
@@ -73,8 +76,21 @@ describe("environment", () => {
         "_=/bin/x",
       ].toSorted(),
     );
-    expect(launched.environment.some((entry) => entry.startsWith("BUN_"))).toBe(false);
+    expect(launched.environment.filter((entry) => entry.startsWith("BUN_"))).toEqual([OURS]);
     expect(launched.argv.slice(-6)).toEqual(["run", "\xff\x80", "", "a\nb", "--", "--help"]);
+  });
+
+  test("our Bun leaves nothing in the user's folder, a value of the user's own is kept for the target", () => {
+    using other = folder();
+    const env = { ...PLAIN, HOME: other.path, BUN_RUNTIME_TRANSPILER_CACHE_PATH: "/their/own" };
+    const { environment } = launch([bin], env);
+    expect(environment.filter((entry) => entry.includes("TRANSPILER")).toSorted()).toEqual([
+      OURS,
+      "VGPU_KEEP_BUN_RUNTIME_TRANSPILER_CACHE_PATH=/their/own",
+    ]);
+    const real = join(ROOT, "bin/vgpu");
+    Bun.spawnSync([real, "help", "run"], { env: { PATH: PLAIN.PATH, HOME: other.path } });
+    expect(readdirSync(other.path)).toEqual([]);
   });
 
   test("the order of the caller's variables stays", () => {

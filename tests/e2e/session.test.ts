@@ -36,6 +36,36 @@ describe("exit status", () => {
     expect(vgpu(["run", "-q", "--", ...words]).status).toBe(status);
   });
 
+  test.each([300, 5000])("a name of %d letters gives 127 and one line", (letters) => {
+    const { status, stderr } = vgpu(["run", "--sim", "--", "x".repeat(letters)]);
+    expect([status, stderr.split("\n").length]).toEqual([127, 2]);
+    expect(stderr).toMatch(/^vgpu: .*x.*: command not found\n$/);
+  });
+
+  test("one line says why a command could not be started", () => {
+    using work = folder({ lost: "#!/no/such/interpreter -x\n", dos: "#!/bin/sh\r\n", plain: "" });
+    const { path } = work;
+    Bun.spawnSync(["chmod", "+x", `${path}/lost`, `${path}/dos`]);
+    const env = { ...PLAIN, PATH: `${path}:${PLAIN.PATH}` };
+    for (const [word, status, line] of [
+      [`${path}/lost`, 127, `${path}/lost: its interpreter /no/such/interpreter is not there`],
+      ["lost", 127, "lost: its interpreter /no/such/interpreter is not there"],
+      ["dos", 127, "dos: its interpreter '/bin/sh\\x0d' is not there"],
+      [path, 126, `${path}: is a directory`],
+      [`${path}/plain`, 126, `${path}/plain: permission denied`],
+      [`${path}/none`, 127, `${path}/none: no such file`],
+      [`${path}/plain/x`, 126, `${path}/plain/x: not a directory`],
+      ["", 127, "'': command not found"],
+      [" ", 127, "' ': command not found"],
+      ["a\tb\x7f", 127, "'a\\x09b\\x7f': command not found"],
+      ["größe", 127, "größe: command not found"],
+      ["x".repeat(201), 127, `${"x".repeat(197)}...: command not found`],
+    ] as const) {
+      const told = vgpu(["run", "-q", "--", word], { env });
+      expect(told).toEqual({ status, stdout: "", stderr: `vgpu: ${line}\n` });
+    }
+  });
+
   test.each(["TERM", "KILL", "SEGV", "INT"])(
     "a target that dies of SIG%s makes vgpu die of it",
     (name) => {
@@ -70,6 +100,8 @@ describe("as if started alone", () => {
     const { stdout } = bash(`diff <(${set} env | sort) <(${set} $vgpu run -q env | sort)`);
     const changed = stdout.split("\n").filter((line) => /^[<>]/.test(line));
     expect(changed).toHaveLength(2);
+    const own = "BUN_RUNTIME_TRANSPILER_CACHE_PATH";
+    expect(bash(`${own}=0 $vgpu run -q printenv ${own}`).stdout).toBe("0\n");
     expect(changed[0]).toMatch(/^> LD_PRELOAD=\/.*\/vgpu-shim\.so$/);
     expect(changed[1]).toMatch(/^> VGPU_REGION=\/dev\/shm\/vgpu-\d+\/[0-9a-z]{6}$/);
   });
@@ -125,7 +157,7 @@ describe("as if started alone", () => {
 });
 
 describe("signals", () => {
-  test.each(["TERM", "HUP", "USR1", "INT"])(
+  test.each("TERM HUP USR1 USR2 INT ALRM IO ABRT TRAP SYS URG XCPU VTALRM PROF".split(" "))(
     "SIG%s sent to vgpu alone reaches the target",
     async (name) => {
       const script = `trap 'echo got ${name}; exit 7' ${name}; echo ready; while :; do sleep 0.05; done`;
@@ -141,6 +173,14 @@ describe("signals", () => {
       expect(await child.exited).toBe(7);
     },
   );
+
+  test("a closed stderr that vgpu writes to is no signal for the target", () => {
+    const script = "trap 'echo got PIPE' PIPE; sleep 0.2; echo done";
+    const { stdout } = bash(
+      `exec 3>&1; $vgpu run --sim --events json bash -c "${script}" 2>&1 >&3 | true`,
+    );
+    expect(stdout).toBe("done\n");
+  });
 
   test("nohup: a hang-up that the caller ignores stays ignored, for vgpu too", async () => {
     const child = Bun.spawn(
@@ -185,6 +225,28 @@ describe("events", () => {
   test("fd:N is the caller's descriptor", () => {
     const { stdout } = bash("{ $vgpu run -q --events-file fd:3 true 3>&1 >/dev/null; } 2>&1");
     expect(stdout).toContain('"kind":"session.end"');
+  });
+
+  test("a descriptor that is not open for writing, or a profile's file: 125 before the start", () => {
+    using work = folder({ "p.yaml": "events: { file: /proc/nonexistent/x }\n", file: "" });
+    const forms = "good forms: events.ndjson, fd:3 with 3>events.ndjson\n";
+    for (const [words, line] of [
+      ["--events-file fd:0", "--events-file fd:0: this descriptor is not open for writing"],
+      ["--events-file fd:3", "--events-file fd:3: this descriptor is not open for writing"],
+      ["--events-file fd:4", "--events-file fd:4: this descriptor is not open"],
+      [
+        `--profile ${work.path}/p.yaml`,
+        `profile ${work.path}/p.yaml: file /proc/nonexistent/x: cannot write it (ENOENT)`,
+      ],
+    ]) {
+      const { status, stdout, stderr } = bash(
+        `$vgpu run --sim ${words} echo started 3<${work.path}/file`,
+      );
+      expect([status, stdout, stderr]).toEqual([125, "", `vgpu: ${line}; ${forms}`]);
+    }
+    for (const open of ["3<>", "3>>"])
+      expect(bash(`$vgpu run -q --events-file fd:3 true ${open}${work.path}/file`).status).toBe(0);
+    expect(readFileSync(join(work.path, "file"), "utf8").match(/session.end/g)).toHaveLength(2);
   });
 
   test("--events json goes to stderr, and --json makes the summary an object", () => {

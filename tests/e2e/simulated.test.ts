@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { compileFixture, folder, PLAIN, ROOT } from "../vgpu.ts";
+import { compileFixture, folder, PLAIN, ROOT, vgpu } from "../vgpu.ts";
 
 const BIN = join(ROOT, "bin/vgpu");
 const work = folder();
@@ -103,6 +103,19 @@ describe("memory", () => {
     const { stdout, events } = run(["--mem", "4g"], script, machine("killed"));
     expect(stdout).toBe("held 3 refused 0\nheld 3 refused 0\n");
     expect(events.filter(({ kind }) => kind === "process.exit")).toHaveLength(2);
+  });
+
+  test("a limit above the card is told of once, however short the program", () => {
+    for (const [seconds, name] of [
+      ["0", "short"],
+      ["2.5", "long"],
+    ] as const) {
+      const words = ["run", "--sim", "--mem", "300g", "--", hold, "64", "1", seconds];
+      const { stderr } = vgpu(words, { env: machine(`above-${name}`) });
+      expect(stderr.match(/^vgpu: the limit of 300 GiB is more than GPU-\S+ has: /gm)).toHaveLength(
+        1,
+      );
+    }
   });
 
   test("half of the card, of one GPU by its number", () => {
@@ -219,6 +232,31 @@ test("no room in /dev/shm, or no writing there: one line, 125, nothing left", ()
   const readOnly = inNamespace(script("512k", "mount -o remount,ro /dev/shm &&"));
   expect(readOnly.stderr).toMatch(/^vgpu: \/dev\/shm is read-only; .*\n$/);
   expect(readOnly.stdout).toBe("status 125\n");
+});
+
+test.each(["abc", "0", "17", "99", "2x", "-1"])("VGPU_SIM_GPUS=%s: one line, 125", (cards) => {
+  const env = { ...PLAIN, VGPU_SIM_GPUS: cards };
+  const { exitCode, stderr } = Bun.spawnSync([BIN, "run", "--sim", "true"], { env });
+  expect([exitCode, stderr.toString()]).toEqual([
+    125,
+    `vgpu: VGPU_SIM_GPUS: '${cards}' is not a number of cards from 1 to 16; good forms: 1, 2\n`,
+  ]);
+});
+
+test("no room for the simulated card's state: a line and an error of CUDA's, no SIGBUS", () => {
+  const directory = join(work.path, "full");
+  mkdirSync(directory);
+  const command = `mount -t tmpfs -o size=8k,mode=700 tmpfs ${directory} && VGPU_SIM_DIR=${directory} ${BIN} run --sim ${hold} 1 1 0`;
+  const { exitCode, signalCode, stderr } = Bun.spawnSync(["unshare", "-m", "sh", "-c", command], {
+    env: PLAIN,
+  });
+  const said = stderr.toString();
+  if (/mount|unshare/.test(said)) return; // not allowed here
+  expect(signalCode).toBeUndefined();
+  expect(exitCode).toBeLessThan(125);
+  expect(said).toMatch(
+    /^vgpu: the simulated GPU cannot keep its state in \S+: No space left on device; /m,
+  );
 });
 
 test("the demo: 4 GiB and 25 %, in one object", () => {
