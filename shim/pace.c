@@ -353,8 +353,8 @@ static enum step decide(struct vgpu_pace *pace, const struct vgpu_passage *passa
     if (pace->joined && pace->started) {
         bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS;
         if (quiet && !pace->drained_ns && !pace->looked) return LOOK;
-        if (pace->drained_ns && now > pace->drained_ns + VGPU_GATE_PAUSE_NS)
-            vgpu_slice_leave(pace, pace->drained_ns);
+        bool paused = pace->drained_ns && now > pace->drained_ns + VGPU_GATE_PAUSE_NS;
+        if (paused && !vgpu_slice_skip(pace, now)) vgpu_slice_leave(pace, pace->drained_ns);
     }
     bool holds = pace->joined && vgpu_slice_holds(pace);
     if (pace->joined && !holds && !pace->started)

@@ -20,6 +20,7 @@
 #define ASLEEP_NS UINT64_C(100000000) /* … and is found so at the latest */
 #define BOUND_AHEAD_NS UINT64_C(500000)
 #define EARLY_NS UINT64_C(8000000) /* a thread that starts cold is warm by then */
+#define SKIP_NS UINT64_C(2000000)  /* pauses up to this do not end a slice */
 #define STRETCHES 4U               /* so many alike, and the next one's end is taken for granted */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
@@ -309,6 +310,7 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->stuck = pace->was_stuck = false;
     pace->drain_due_ns = 0;
     pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = pace->ahead_ns = 0;
+    pace->skipped_ns = 0;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
     vgpu_store_relaxed(&pace->trusted, pace->drain_error_ns < GOOD_NS);
@@ -369,8 +371,8 @@ static bool used_streams_side_by_side(const struct vgpu_pace *pace) {
 static void learn_overlap(struct vgpu_pace *pace, uint64_t drained_ns) {
     /* It took as long as a peer made it wait, or the first launch is not made yet. */
     if (pace->was_stuck || !pace->begun_ns) return;
-    uint64_t planned = minus(pace->planned_end_ns, pace->joined_ns);
-    uint64_t took_ns = minus(drained_ns, pace->begun_ns);
+    uint64_t planned = minus(pace->planned_end_ns, pace->joined_ns + pace->skipped_ns);
+    uint64_t took_ns = minus(drained_ns, pace->begun_ns + pace->skipped_ns);
     if (planned < VGPU_GATE_PAUSE_NS || took_ns == 0) return;
     uint64_t measured = took_ns * pace->overlap / planned;
     if (!used_streams_side_by_side(pace)) {
@@ -402,17 +404,21 @@ void vgpu_slice_note_pace(struct vgpu_pace *pace, uint64_t now_ns) {
     if (!pace->started) pace->slice_from = pace->admitted;
     if (pace->started && now_ns > pace->joined_ns + EARLY_NS) return;
     pace->early_ns = now_ns;
+    pace->early_skipped_ns = pace->skipped_ns;
     pace->early_admitted = pace->admitted;
 }
 
 /* How much longer the launches of the slice's beginning took than as many of the rest. */
 static void learn_cold(struct vgpu_pace *pace, uint64_t begun_ns, uint64_t drained_ns) {
-    if (drained_ns < begun_ns + 2 * EARLY_NS || pace->early_ns <= begun_ns) return;
+    if (drained_ns < begun_ns + 2 * EARLY_NS) return;
+    uint64_t skipped_late = pace->skipped_ns - pace->early_skipped_ns;
+    uint64_t took_late = minus(drained_ns, pace->early_ns + skipped_late);
+    uint64_t took_early = minus(drained_ns - begun_ns, took_late);
     uint32_t early = pace->early_admitted - pace->slice_from;
     uint32_t late = pace->admitted - pace->early_admitted;
-    if (!early || !late) return;
-    double each = (double)(drained_ns - pace->early_ns) / late;
-    int64_t lost = (int64_t)((double)(pace->early_ns - begun_ns) - each * early);
+    if (!early || !late || !took_early || !took_late) return;
+    double each = (double)took_late / late;
+    int64_t lost = (int64_t)((double)took_early - each * early);
     pace->cold_ns += (lost - pace->cold_ns) / 8;
 }
 
@@ -453,10 +459,24 @@ static void close_gate(struct vgpu_pace *pace, uint64_t begun_ns, uint64_t drain
 }
 
 /* The charge begins when the first launch call has returned: until then the GPU stood idle, waiting
- * for a thread that had just been woken. */
+ * for a thread that had just been woken. Pauses have been taken out. */
 static uint64_t charged_from(const struct vgpu_pace *pace) {
     uint64_t lead = minus(pace->begun_ns, pace->joined_ns);
-    return pace->joined_ns + earlier(lead, VGPU_GATE_PAUSE_NS);
+    return pace->joined_ns + earlier(lead, VGPU_GATE_PAUSE_NS) + pace->skipped_ns;
+}
+
+bool vgpu_slice_skip(struct vgpu_pace *pace, uint64_t now_ns) {
+    uint64_t pause = now_ns - pace->drained_ns;
+    uint64_t length = pace->slice.end_ns - pace->slice.open_ns - pace->skipped_ns;
+    bool alone = pace->turns.count == 1 && !vgpu_slice_is_shared(pace) &&
+                 !is_wanted_inside(pace, pace->slice.epoch);
+    if (!alone || !vgpu_slice_holds(pace) || pace->drained_ns >= pace->slice.end_ns) return false;
+    if (pause > SKIP_NS || pace->skipped_ns + pause > length) return false;
+    pace->skipped_ns += pause;
+    pace->slice.end_ns += pause;
+    pace->slice.end_shared_ns += pause;
+    pace->drained_ns = now_ns;
+    return true;
 }
 
 /* How several streams share the GPU only a measured drain tells: here they are taken to have run

@@ -50,32 +50,34 @@ struct vgpu_pace {
     uint64_t room_end_ns, room_window_ns;
 
     uint64_t begun_ns;       /* when the slice's first launch call returned; 0 = not yet */
+    uint64_t skipped_ns;     /* pauses within the slice, which it is longer by */
     uint64_t overrun_ns;     /* predicted end of the first launch that ends after the slice; or 0 */
     uint64_t promised_ns;    /* the drain as predicted when the turn was to be given up; or 0 */
     uint64_t drain_error_ns; /* how far predicted drains lie from measured ones */
     /* A stretch: what is launched between two pauses too long to belong to a slice. */
-    uint32_t stretch_from;    /* `admitted` when it began */
-    uint32_t stretch_usual;   /* launches of the last ones … */
-    uint32_t stretches_alike; /* … and how many of them had about so many */
-    bool rested;              /* the pause that goes on has been counted … */
-    bool gave_up;             /* … and taken for a long one before it was */
-    uint32_t slice_from;      /* `admitted` when the slice began, … */
-    uint32_t early_admitted;  /* … and early in it, … */
-    uint64_t early_ns;        /* … at this moment */
-    int64_t cold_ns;          /* what a slice loses to a thread that starts cold, in the mean */
-    uint32_t stalls;          /* in a row: see stall.h */
-    uint64_t stall_ns;        /* when the last one was found out */
-    uint64_t stalled_at_ns;   /* what had been done at the last one of a launch's own stream */
-    uint32_t tails_marked;    /* epoch whose tails carry their last mark */
-    uint32_t wanted_epoch;    /* another's slice that we wait for, … */
-    uint64_t wanted_since_ns; /* … since when */
-    uint32_t *waits_on;       /* bell that announces what we wait for, if it is not our own */
-    uint64_t drain_done_ns;   /* of the gang's part that we drain: what had been done … */
-    uint64_t drain_due_ns;    /* … and when the next of it should be, or we are stuck */
-    bool stuck, was_stuck;    /* now; in this slice */
-    bool helped;              /* beyond the slice's end we have launched what a peer waits for */
-    uint32_t closer;          /* 1: some thread is in vgpu_slice_close_step */
-    uint32_t closing;         /* threads of the program that close a slice */
+    uint32_t stretch_from;     /* `admitted` when it began */
+    uint32_t stretch_usual;    /* launches of the last ones … */
+    uint32_t stretches_alike;  /* … and how many of them had about so many */
+    bool rested;               /* the pause that goes on has been counted … */
+    bool gave_up;              /* … and taken for a long one before it was */
+    uint32_t slice_from;       /* `admitted` when the slice began, … */
+    uint32_t early_admitted;   /* … and early in it, … */
+    uint64_t early_ns;         /* … at this moment, … */
+    uint64_t early_skipped_ns; /* … pauses until then included */
+    int64_t cold_ns;           /* what a slice loses to a thread that starts cold, in the mean */
+    uint32_t stalls;           /* in a row: see stall.h */
+    uint64_t stall_ns;         /* when the last one was found out */
+    uint64_t stalled_at_ns;    /* what had been done at the last one of a launch's own stream */
+    uint32_t tails_marked;     /* epoch whose tails carry their last mark */
+    uint32_t wanted_epoch;     /* another's slice that we wait for, … */
+    uint64_t wanted_since_ns;  /* … since when */
+    uint32_t *waits_on;        /* bell that announces what we wait for, if it is not our own */
+    uint64_t drain_done_ns;    /* of the gang's part that we drain: what had been done … */
+    uint64_t drain_due_ns;     /* … and when the next of it should be, or we are stuck */
+    bool stuck, was_stuck;     /* now; in this slice */
+    bool helped;               /* beyond the slice's end we have launched what a peer waits for */
+    uint32_t closer;           /* 1: some thread is in vgpu_slice_close_step */
+    uint32_t closing;          /* threads of the program that close a slice */
 
     struct vgpu_session *session; /* the outermost that we are in */
     /* Those inside it, whose shares bind us too: their gates are followed, never opened. */
@@ -138,6 +140,11 @@ uint64_t vgpu_slice_assume_drain(const struct vgpu_pace *pace, uint64_t predicte
 /* Polls all tracks; with tails, first marks what is not yet marked. Caller does not hold the lock.
  */
 void vgpu_slice_look(struct vgpu_pace *pace, bool tails);
+
+/* All has drained, and a launch comes after a pause. While nobody else wants the GPU the slice goes
+ * on, longer by the pause: each new one would hold a program back that pauses often. False: it is
+ * to be left. Caller holds the lock. */
+bool vgpu_slice_skip(struct vgpu_pace *pace, uint64_t now_ns);
 
 /* Leaves the slice, and closes it if no peer is still in it: our work had drained at drained_ns.
  * Caller holds the lock. */

@@ -28,15 +28,15 @@ static void count_calls(int stream) {
 
 /* A kernel at a time, each of which opens a slice. */
 static void open_slices(int stream) {
-    for (int i = 0; i < 500; i++) {
-        if (i == 250) memset(&seen, 0, sizeof seen);
+    for (int i = 0; i < 60; i++) {
+        if (i == 30) memset(&seen, 0, sizeof seen);
         uint64_t calls_before = calls, clocks_before = clock_reads;
         launch(stream, 2 * US, 3 * US);
         uint64_t clocks = clock_reads - clocks_before;
         seen.sum += (unsigned)(calls - calls_before);
         if (clocks > seen.clocks) seen.clocks = (unsigned)clocks;
         synchronize(stream);
-        spend(300 * US);
+        spend(2500 * US);
     }
 }
 
@@ -59,9 +59,9 @@ static void test_calls(void) {
     start(open_slices, 1);
     run_threads(machine_ns + 1000 * MS);
     check(seen.sum >= 1 && seen.sum <= 2,
-          "250 launches that open a slice: driver calls, an anchor in 100 ms", seen.sum);
+          "30 launches that open a slice: driver calls, an anchor in 100 ms", seen.sum);
     check(seen.clocks <= 5, "clock reads of one", seen.clocks);
-    check(region->devices[0].slices >= 499, "slices", (double)region->devices[0].slices);
+    check(region->devices[0].slices >= 59, "slices", (double)region->devices[0].slices);
 
     vgpu_capture_begin();
     begin_session(900000);
@@ -120,8 +120,10 @@ static void in_bursts(int stream) {
 }
 
 /* A decoding step, eagerly: short kernels of 20 kinds, each launched later than the one before has
- * ended, and the result read after every 1,500. A thread that slept finds cold caches. */
+ * ended, and the result read after every 1,500. A thread that slept finds cold caches. After every
+ * 300 the host may have something else to do. */
 #define COLD_NS (1500 * US)
+static uint64_t elsewhere_ns;
 static void decode(int stream) {
     uint64_t warm_ns = machine_ns;
     while (machine_ns < end_of_test) {
@@ -130,11 +132,16 @@ static void decode(int stream) {
             launch(stream, (20 + (uint64_t)i % 20) * 100, 0);
             if (machine_ns > before + MS) warm_ns = machine_ns + COLD_NS;
             spend((machine_ns < warm_ns ? 20 : 8) * US + random_below(4000));
+            if (i % 300 == 299) spend(elsewhere_ns);
             /* At times another program uses the core's other half. */
             if (machine_ns / (9300 * US) % 2) spend(8 * US);
         }
         synchronize(stream);
     }
+}
+
+static double percent_charged(void) {
+    return 100.0 * (double)region->devices[0].charged_ns / (2000.0 * (double)MS);
 }
 
 static double launches_of(void (*run)(int), uint32_t ppm, double native) {
@@ -282,6 +289,12 @@ int main(void) {
         check(region->devices[0].slices <= 30, "… in slices that are long: in 2 s",
               (double)region->devices[0].slices);
     }
+    elsewhere_ns = 300 * US;
+    double steps = launches_of(decode, 500000, 2e9 / 13.86e3) / 0.5;
+    check(steps > 98 && region->devices[0].slices <= 30,
+          "pauses of 0.3 ms are not charged, and end no slice: percent of share x native", steps);
+    check(percent_charged() > 48 && percent_charged() < 51.5, "… and charged", percent_charged());
+    elsewhere_ns = 0;
     double bursts = launches_of(in_bursts, 650000, 2e9 / 400e3 * 50);
     check(bursts > 97 && bursts < 101, "200 us in 400 us are half: not held back at 65 %", bursts);
     bursts = launches_of(in_bursts, 300000, 2e9 / 400e3 * 50);
