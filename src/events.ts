@@ -62,10 +62,11 @@ export class EventFeed implements AsyncIterable<Event> {
       yield* this.#take();
       if (this.#isClosing) break;
       this.#region.store32(header.bell_wanted, 1);
+      const asked = this.#flushed.splice(0); // who asks from here on is for the next round
       yield* this.#take(); // published between the last look and the flag
-      this.#flushed.splice(0).forEach((resolve) => resolve());
+      asked.forEach((resolve) => resolve());
       this.onBell();
-      if (this.#own.length > 0 || this.#isClosing) continue;
+      if (this.#own.length > 0 || this.#flushed.length > 0 || this.#isClosing) continue;
       const canSleep = this.#ring.isEmpty && bell !== null;
       await (canSleep ? rung : Promise.race([rung, Bun.sleep(WRITING_MS)]));
     }

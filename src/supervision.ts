@@ -93,7 +93,7 @@ export async function supervise({
       }
       // A process's own goodbye is told when its slot is free and the cause is known.
       if (event.kind === "process.exit" && !("cause" in event.values)) {
-        watch.cleanExits.add(event.pid);
+        watch.goodbyes.set(event.pid, event.name);
         watch.nudge();
       } else {
         seq++;

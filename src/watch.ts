@@ -54,8 +54,8 @@ export class Watch {
   readonly #pressure: PressureWatch;
   readonly #throttling: Throttling;
   readonly #limitChanges: LimitChanges;
-  /** Processes that said goodbye themselves. */
-  readonly cleanExits = new Set<number>();
+  /** Processes that said goodbye themselves and are not yet told of: their names. */
+  readonly goodbyes = new Map<number, string>();
   readonly #note: (text: string) => void;
   readonly #noted = new Set<string>();
   readonly #records: ProcessRecord[] = [];
@@ -64,6 +64,9 @@ export class Watch {
   readonly #targetLeft: Member[] = [];
   /** How those ended whose end was seen, by pid and start time. */
   readonly #causes = new Map<string, Event["values"]>();
+  /** Exits that are being told of, and whose. */
+  #reporting: Promise<unknown> = Promise.resolve();
+  readonly #telling = new Set<number>();
   #nudge: () => void = () => {};
   #isOver = false;
   #isLooking = false;
@@ -138,6 +141,11 @@ export class Watch {
   look(isActive = true): "memory" | "compute" | null {
     if (!isActive && this.#isQuiet()) return null;
     this.#reportExits(this.#update());
+    for (const [pid, name] of this.#unseen()) {
+      if (pid === this.#target) continue; // told of at the end, with its status
+      this.goodbyes.delete(pid);
+      this.#publishExit(pid, name, { cause: "exit" });
+    }
     const moved = this.#whatMoved();
     const devices = this.#census.devices();
     this.#pressure.look([...this.#census.members.values()], devices, Number(monotonicNs()));
@@ -154,13 +162,16 @@ export class Watch {
   }
 
   /** Who has left since the last look and what is known of how, the last to be told of. */
-  async finish(): Promise<[Member, Event["values"]][]> {
+  async finish(): Promise<[Pick<Member, "pid" | "name">, Event["values"]][]> {
     const left = this.#census.update();
-    await this.#feed.flush();
+    await Promise.all([this.#feed.flush(), this.#reporting]);
     for (const device of this.#census.devices()) this.#checkLimit(device);
     this.#throttling.finish();
     this.#keepRecords([...left, ...this.#census.members.values()]);
-    return [...this.#targetLeft, ...left].map((member) => [member, this.#causeOf(member)]);
+    const told: Awaited<ReturnType<Watch["finish"]>> = [];
+    for (const member of [...this.#targetLeft, ...left]) told.push([member, this.#causeOf(member)]);
+    for (const [pid, name] of this.#unseen()) told.push([{ pid, name }, { cause: "exit" }]);
+    return told;
   }
 
   /** What each process did on each device, those that used most first; at most 64. */
@@ -234,8 +245,7 @@ export class Watch {
   /** Where nobody holds a charge nobody has a context: NVML is left alone, and so are those who start. */
   async #auditOnce(): Promise<void> {
     this.#lookedNs = monotonicNs();
-    const left = this.#census.refresh();
-    if (left.length > 0) this.#reportExits(left);
+    this.#reportExits(this.#census.refresh());
     if (!this.#census.holdsCharge || this.#lister.state === "absent") return;
     const question = {
       members: [...this.#census.members.values()],
@@ -261,17 +271,30 @@ export class Watch {
     );
   }
 
+  #reportExits(left: Member[]): void {
+    if (left.length > 0) this.#reporting = Promise.all([this.#reporting, this.#tellExits(left)]);
+  }
+
   /** Told when its own goodbye, if there is one, has been read. */
-  async #reportExits(left: Member[]): Promise<void> {
-    if (left.length === 0) return;
+  async #tellExits(left: Member[]): Promise<void> {
     this.#keepRecords(left);
     this.#targetLeft.push(...left.filter((member) => this.#isEndedTarget(member)));
+    for (const { pid } of left) this.#telling.add(pid);
     await this.#feed.flush();
     for (const member of left.filter((member) => !this.#targetLeft.includes(member))) {
-      const { pid, name } = member;
-      const values = this.#causeOf(member);
-      this.#feed.publish({ pid, gpu: null, kind: "process.exit", api: null, name, values });
+      this.#publishExit(member.pid, member.name, this.#causeOf(member));
+      this.#telling.delete(member.pid);
     }
+  }
+
+  #publishExit(pid: number, name: string, values: Event["values"]): void {
+    this.#feed.publish({ pid, gpu: null, kind: "process.exit", api: null, name, values });
+  }
+
+  /** Processes that came and said goodbye between two looks. */
+  #unseen(): [pid: number, name: string][] {
+    const members = new Set([...this.#census.members.values()].map(({ pid }) => pid));
+    return [...this.goodbyes].filter(([pid]) => !members.has(pid) && !this.#telling.has(pid));
   }
 
   /** Our own child: whoever collects it, which is Bun, knows its status. After an exec it lives on. */
@@ -282,7 +305,8 @@ export class Watch {
   #causeOf({ pid, startTime }: Member): Event["values"] {
     const seen = this.#causes.get(`${pid} ${startTime}`);
     this.#causes.delete(`${pid} ${startTime}`);
-    return seen ?? { cause: this.cleanExits.delete(pid) ? "exit" : "unknown" };
+    const isClean = this.goodbyes.delete(pid);
+    return seen ?? { cause: isClean ? "exit" : "unknown" };
   }
 
   #keepRecords(members: Member[]): void {
