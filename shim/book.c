@@ -23,13 +23,14 @@ uint64_t vgpu_book_predict(const struct vgpu_book_entry *entry) {
 }
 
 bool vgpu_book_wants_trial(const struct vgpu_book_entry *entry) {
-    bool due = entry->timed < VGPU_BOOK_TRIALS ||
+    bool due = entry->timed < VGPU_BOOK_TRIALS || entry->varies ||
                (entry->talks && entry->untimed + 1U >= VGPU_BOOK_TALK_ONE_IN);
     return due && entry->in_flight == 0;
 }
 
 void vgpu_book_note_launch(struct vgpu_book_entry *entry, bool trial) {
     if (!entry->timed || trial) entry->in_flight++;
+    if (trial && entry->varies) entry->varies--;
     if (trial) entry->untimed = 0;
     else if (entry->untimed < UINT16_MAX) entry->untimed++;
 }
@@ -39,6 +40,8 @@ static uint32_t saturate(uint64_t ns) { return ns < UINT32_MAX ? (uint32_t)ns : 
 void vgpu_book_learn(struct vgpu_book_entry *entry, uint64_t measured_ns) {
     uint32_t measured = saturate(measured_ns ? measured_ns : 1), before = entry->estimate_ns;
     uint32_t more = measured > before ? (measured - before) / 4 : 0;
+    bool far = measured > before + before / 2 && measured - before > VGPU_BOOK_VARIES_NS;
+    if (far && entry->timed >= VGPU_BOOK_TRIALS && !entry->talks) entry->varies = VGPU_BOOK_VARIES;
     if (entry->talks && more > before / 4) more = before / 4;
     entry->estimate_ns = entry->timed == 0 || measured < before ? measured : before + more;
     if (entry->timed < UINT16_MAX) entry->timed++;

@@ -10,6 +10,8 @@
 #define VGPU_BOOK_ENTRIES 4096U     /* beyond that, keys share entries: only a guess is lost */
 #define VGPU_BOOK_DEFAULT_NS 20000U /* for a kernel that was never timed */
 #define VGPU_BOOK_TRIALS 3U         /* a new kernel is timed alone that often */
+#define VGPU_BOOK_VARIES 64U        /* … and one that takes now long, now short, for a while */
+#define VGPU_BOOK_VARIES_NS 100000U /* … by more than this, and half of what it takes */
 #define VGPU_BOOK_TALK_ONE_IN 8U    /* and of communication one launch in so many, for ever */
 
 struct vgpu_book_entry {
@@ -20,7 +22,8 @@ struct vgpu_book_entry {
     const void *trial_on; /* the track of the trial */
     bool suspect, spins;  /* see stall.h */
     bool named, talks;    /* whether it is known, and true: it is communication, see class.h */
-    uint16_t untimed;     /* communication: launches since the last that was timed alone */
+    uint8_t varies;   /* so many more launches are timed alone: one took far longer than known */
+    uint16_t untimed; /* communication: launches since the last that was timed alone */
 };
 
 struct vgpu_book {
@@ -57,7 +60,7 @@ static inline struct vgpu_book_entry *vgpu_book_home(struct vgpu_book *book, uin
 static inline struct vgpu_book_entry *vgpu_book_settled(struct vgpu_book *book, uint64_t key) {
     struct vgpu_book_entry *entry = vgpu_book_home(book, key);
     bool settled = entry->key == key && entry->timed >= VGPU_BOOK_TRIALS &&
-                   !(entry->suspect | entry->spins | entry->talks);
+                   !(entry->suspect | entry->spins | entry->talks | (entry->varies > 0));
     return settled ? entry : NULL;
 }
 

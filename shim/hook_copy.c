@@ -23,8 +23,10 @@
             add;                                                                                   \
             vgpu_copy_wait(&copies);                                                               \
         }                                                                                          \
+        struct vgpu_sync sync;                                                                     \
+        vgpu_pace_sync_begin(&sync, NULL, false, false);                                           \
         CUresult result = VGPU_ON_LEGACY(REAL(symbol) arguments);                                  \
-        if (__builtin_expect(vgpu_pace_gated(), 0)) vgpu_pace_look();                              \
+        vgpu_pace_look(&sync);                                                                     \
         return result;                                                                             \
     }
 

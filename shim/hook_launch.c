@@ -127,7 +127,7 @@ VGPU_EXPORT CUresult cuCtxSynchronize(void) {
 /* Another context than the current one is looked after when the next launch comes. */
 VGPU_EXPORT CUresult cuCtxSynchronize_v2(CUcontext context) {
     CUcontext current = NULL;
-    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == context)
+    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && (!context || current == context))
         WAITED(with_graphs(REAL(cuCtxSynchronize_v2)(context), context), NULL, false, false);
     CUresult result = with_graphs(REAL(cuCtxSynchronize_v2)(context), context);
     if (vgpu_pools_dirty()) vgpu_pools_refresh();
@@ -135,8 +135,10 @@ VGPU_EXPORT CUresult cuCtxSynchronize_v2(CUcontext context) {
 }
 
 VGPU_EXPORT CUresult cuEventSynchronize(CUevent event) {
+    struct vgpu_sync sync;
+    vgpu_pace_sync_begin(&sync, NULL, false, false);
     CUresult result = REAL(cuEventSynchronize)(event);
-    if (result == CUDA_SUCCESS && vgpu_pace_gated()) vgpu_pace_look();
+    vgpu_pace_look(&sync);
     if (vgpu_pools_dirty()) vgpu_pools_refresh();
     return result;
 }

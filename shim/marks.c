@@ -159,6 +159,7 @@ CUevent vgpu_track_start(struct vgpu_track *track) {
         event_put(track->clock, true, event);
         event = NULL;
     }
+    track->started_ns = vgpu_now_ns();
     return event;
 }
 
@@ -228,6 +229,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     uint64_t covers = track->submitted_ns, predicted = track->flight_end_ns;
     pthread_mutex_unlock(track->lock);
     timed = timed || trial || group_start;
+    uint64_t call_ns = trial ? vgpu_now_ns() - track->started_ns : 0;
     CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
     if (event && !record(track, event)) {
         event_put(track->clock, timed, event);
@@ -249,6 +251,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
                                .covers_ns = covers,
                                .recorded_ns = recorded,
                                .predicted_ns = predicted,
+                               .call_ns = call_ns,
                                .trial = trial,
                                .start = trial ? trial_start : NULL};
     if (!trial && group_start && group_start == track->group_start) {
@@ -302,6 +305,17 @@ static void learn_group(struct vgpu_track *track, uint64_t took_ns, bool gpu_wai
     else vgpu_track_doubt(track);
 }
 
+/* A launch timed alone. Where its call took about as long, that was the call's time: no reason to
+ * predict more. Caller holds the lock. */
+static void learn_trial(const struct vgpu_mark *mark, uint64_t took_ns, bool gpu_waited) {
+    struct vgpu_book_entry *entry = mark->trial;
+    bool slow_call = gpu_waited && took_ns <= 2 * mark->call_ns && took_ns > entry->estimate_ns;
+    if (entry->timed && slow_call) {
+        if (entry->timed < UINT16_MAX) entry->timed++;
+    } else if (took_ns) vgpu_book_learn(entry, took_ns);
+    entry->in_flight = 0;
+}
+
 /* One completed mark: teach the book, map its time, give the events back. */
 static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     struct vgpu_clock *clock = track->clock;
@@ -315,9 +329,12 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
         track->slice_end_ns = end;
         track->end_assumed = overdue;
     }
+    if (end && !overdue) {
+        track->measured_ns = end;
+        track->measured_to = mark->covers_ns;
+    }
     if (mark->trial) {
-        if (took) vgpu_book_learn(mark->trial, took);
-        mark->trial->in_flight = 0;
+        learn_trial(mark, took, gpu_waited);
     } else if (mark->start) {
         learn_group(track, took, gpu_waited);
     }
@@ -443,6 +460,7 @@ void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
         }
         vgpu_store_release(&track->gone, true);
         track->count = 0;
+        if (track->done_ns != track->submitted_ns) track->drained_ns = vgpu_now_ns();
         track->done_ns = track->submitted_ns;
         track->group_start = NULL;
         track->group_out = track->group_opening = false;

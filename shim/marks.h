@@ -50,6 +50,7 @@ struct vgpu_mark {
     uint64_t covers_ns;            /* the track's submitted_ns when the mark was recorded … */
     uint64_t recorded_ns;          /* … when that was, of a timed one, … */
     uint64_t predicted_ns;         /* … and when it was to have ended */
+    uint64_t call_ns;              /* of a trial: what the host took from start to end */
     struct vgpu_book_entry *trial; /* the one launch between start and end */
 };
 
@@ -103,6 +104,9 @@ struct vgpu_track {
     uint32_t polling;
     uint64_t slice_end_ns; /* mapped time of the last timed mark of this slice, 0 = none … */
     bool end_assumed;      /* … or what was predicted: the mark had come too late to tell */
+    uint64_t measured_ns;  /* when a timed mark says that all had ended … */
+    uint64_t measured_to;  /* … that had been submitted by then: submitted_ns */
+    uint64_t started_ns;   /* when the first event of the last trial was recorded */
 };
 
 /* True for the handles that mean a default stream: which stream that is, the current context says.

@@ -242,10 +242,6 @@ uint32_t vgpu_pace_ear(const struct vgpu_pace *pace) { return vgpu_rota_ear(&pac
 
 /* ---- admission ---------------------------------------------------------------------------- */
 
-/* So long, and so often, an idle GPU is asked whether it has come to a mark: it takes 5 us. */
-#define ANSWER_NS UINT64_C(20000)
-#define ANSWER_LOOKS 64
-
 enum step { ASK_NAME, ADMIT, LOOK, WAIT_TURN, WAIT_GPU, WAIT_OTHERS, CLOSE };
 
 /* True if more than one thread launches. */
@@ -477,37 +473,6 @@ static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgp
     return drained;
 }
 
-/* Marks all that is in flight, and looks whether it has ended: true, with the lock held. A GPU that
- * stands idle, as predicted_ns says, takes a moment to come to a mark that was just put there. */
-static bool has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now) {
-    const uint64_t asked = now;
-    for (int looks = 0; looks < ANSWER_LOOKS && now < asked + ANSWER_NS; looks++) {
-        vgpu_slice_look(pace, looks == 0);
-        pthread_mutex_lock(&pace->lock);
-        if (vgpu_slice_flight(pace, now) == 0) return true;
-        pthread_mutex_unlock(&pace->lock);
-        if (predicted_ns > asked) return false;
-        now = vgpu_now_ns();
-    }
-    return false;
-}
-
-static uint64_t predicted_end(struct vgpu_pace *pace) {
-    pthread_mutex_lock(&pace->lock);
-    uint64_t end = pace->flight_end_ns;
-    pthread_mutex_unlock(&pace->lock);
-    return end;
-}
-
-/* The program was quiet and told us nothing: where the GPU has drained meanwhile, the prediction
- * says when. */
-static void look_after_pause(struct vgpu_pace *pace, uint64_t now) {
-    uint64_t predicted = predicted_end(pace);
-    if (!has_drained(pace, predicted, now)) return;
-    pace->drained_ns = vgpu_slice_assume_drain(pace, predicted, now);
-    pthread_mutex_unlock(&pace->lock);
-}
-
 static void update_flight(struct vgpu_pace *pace) {
     pthread_mutex_lock(&pace->lock);
     vgpu_slice_flight(pace, vgpu_now_ns());
@@ -602,7 +567,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (!held_since && (step == CLOSE || step == WAIT_TURN || step == WAIT_OTHERS))
             held_since = now;
         if (step == LOOK) {
-            look_after_pause(pace, now);
+            vgpu_slice_look_after_pause(pace, now);
         } else if (step == CLOSE) {
             /* Work that waits for the launch we hold back would never drain: let it through. */
             forced = !close_slice(pace, epoch, passage->track);
@@ -674,7 +639,7 @@ static __attribute__((noinline, cold)) void leave_slowly(const struct vgpu_passa
     } else if (passage->mark) {
         vgpu_track_mark(track, false, NULL, NULL);
         if (!vgpu_track_is_due(track, vgpu_now_ns())) return;
-        vgpu_track_poll(track);
+        vgpu_slice_look(pace, false); /* all: their flights are brought up to date as well */
         update_flight(pace);
     }
 }
@@ -701,7 +666,13 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
     sync->admitted = pace->admitted;
     sync->context = NULL;
     bool launching = pace->admitted != vgpu_load_seq_cst(&pace->returned);
+    uint64_t now = vgpu_now_ns();
+    /* It did something else first: that was its pause, not the wait. */
+    bool paused = pace->started && !pace->drained_ns && now > pace->flight_end_ns &&
+                  now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS &&
+                  pace->asked_after != pace->admitted;
     pthread_mutex_unlock(&pace->lock);
+    if (paused && !launching) vgpu_slice_look_after_pause(pace, now);
     if (!given && !launching) CALL(cuCtxGetCurrent)(&sync->context);
 }
 
@@ -729,10 +700,8 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
     pthread_mutex_unlock(&pace->lock);
 }
 
-void vgpu_pace_look(void) {
-    struct vgpu_sync sync;
-    vgpu_pace_sync_begin(&sync, NULL, false, false);
-    struct vgpu_pace *pace = sync.pace;
+void vgpu_pace_look(const struct vgpu_sync *sync) {
+    struct vgpu_pace *pace = sync->pace;
     if (!pace) return;
     /* After a short wait, or long before all has drained, there is nothing to learn: pauses that
      * short are part of the occupancy. */
@@ -742,7 +711,8 @@ void vgpu_pace_look(void) {
     pthread_mutex_unlock(&pace->lock);
     uint64_t now = vgpu_now_ns();
     bool soon = now + VGPU_GATE_PAUSE_NS > predicted || !calm;
-    if (now <= last + VGPU_GATE_PAUSE_NS || !soon || !has_drained(pace, predicted, now)) return;
+    if (now <= last + VGPU_GATE_PAUSE_NS || !soon) return;
+    if (!vgpu_slice_has_drained(pace, predicted, now)) return;
     note_drained(pace, now);
     pthread_mutex_unlock(&pace->lock);
 }

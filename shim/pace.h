@@ -52,8 +52,9 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
                           bool stream_given);
 void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result);
 
-/* The program waited for an event or a copy: look what has drained. */
-void vgpu_pace_look(void);
+/* The program has waited for an event or a copy, for which vgpu_pace_sync_begin was called without
+ * a stream: look what has drained. */
+void vgpu_pace_look(const struct vgpu_sync *sync);
 
 /* Before the context's streams and events die: wait for what runs there, as the driver is about to,
  * book it, forget its handles. */

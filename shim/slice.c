@@ -20,8 +20,11 @@
 #define ASLEEP_NS UINT64_C(100000000) /* … and is found so at the latest */
 #define BOUND_AHEAD_NS UINT64_C(500000)
 #define EARLY_NS UINT64_C(8000000) /* a thread that starts cold is warm by then */
-#define SKIP_NS UINT64_C(2000000)  /* pauses up to this do not end a slice */
-#define STRETCHES 4U               /* so many alike, and the next one's end is taken for granted */
+/* So long, and so often, an idle GPU is asked whether it has come to a mark: it takes 5 us. */
+#define ANSWER_NS UINT64_C(20000)
+#define ANSWER_LOOKS 64
+#define SKIP_NS UINT64_C(2000000) /* pauses up to this do not end a slice */
+#define STRETCHES 4U              /* so many alike, and the next one's end is taken for granted */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -329,8 +332,10 @@ uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         uint64_t left = track->submitted_ns - track->done_ns, head = left;
         if (track->count) head = minus(track->marks[track->first].covers_ns, track->done_ns);
-        /* Between two marks only the prediction knows how far the GPU has come. */
-        track->flight_end_ns = later(track->flight_end_ns, now_ns + left - head);
+        /* Between two marks only the prediction knows how far the GPU has come; without one
+         * nothing says that it has not ended. */
+        if (left && track->count)
+            track->flight_end_ns = later(track->flight_end_ns, now_ns + left - head);
         track->flight_end_ns = earlier(track->flight_end_ns, now_ns + left);
         flight += left;
         end = later(end, track->flight_end_ns);
@@ -343,14 +348,16 @@ uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
     return flight;
 }
 
-void vgpu_slice_look(struct vgpu_pace *pace, bool tails) {
+bool vgpu_slice_look(struct vgpu_pace *pace, bool tails) {
+    bool marked = false;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         pthread_mutex_lock(track->lock);
         bool mark = tails && track->unmarked_ns;
         pthread_mutex_unlock(track->lock);
-        if (mark) vgpu_track_mark(track, false, NULL, NULL);
+        if (mark) marked |= vgpu_track_mark(track, false, NULL, NULL);
         vgpu_track_poll(track);
     }
+    return marked;
 }
 
 /* ---- closing -----------------------------------------------------------------------------------
@@ -479,14 +486,53 @@ bool vgpu_slice_skip(struct vgpu_pace *pace, uint64_t now_ns) {
     return true;
 }
 
-/* How several streams share the GPU only a measured drain tells: here they are taken to have run
- * one after the other. */
-uint64_t vgpu_slice_assume_drain(const struct vgpu_pace *pace, uint64_t predicted_ns,
-                                 uint64_t now_ns) {
-    uint64_t end = later(predicted_ns, pace->last_submit_ns);
+/* All had drained by now_ns, and only predicted_ns tells when. How several streams share the GPU a
+ * measured drain alone tells: here they are taken to have run one after the other. */
+static uint64_t assume_drain(const struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns) {
+    uint64_t end = later(later(predicted_ns, pace->last_submit_ns), pace->busy_ns);
     if (used_streams_side_by_side(pace))
         end = later(end, charged_from(pace) + pace->slice_flight_ns * OVERLAP_ONE / pace->overlap);
     return earlier(end, now_ns);
+}
+
+/* The same, by timed marks where these were behind all that was submitted. */
+static uint64_t tell_drain(const struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns) {
+    uint64_t end = 0;
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
+        if (track->epoch != pace->slice.epoch) continue;
+        if (track->measured_to != track->submitted_ns)
+            return assume_drain(pace, predicted_ns, now_ns);
+        end = later(end, track->measured_ns);
+    }
+    return end ? earlier(end, now_ns) : assume_drain(pace, predicted_ns, now_ns);
+}
+
+bool vgpu_slice_has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns) {
+    const uint64_t asked = now_ns;
+    bool marked = false, waits = true;
+    for (int looks = 0; waits; looks++) {
+        marked |= vgpu_slice_look(pace, looks == 0);
+        pthread_mutex_lock(&pace->lock);
+        if (vgpu_slice_flight(pace, now_ns) == 0) return true;
+        /* Waited for in vain once, it is waited for again when there are new marks. */
+        bool idle = predicted_ns <= asked && (marked || pace->asked_after != pace->admitted);
+        now_ns = vgpu_now_ns();
+        waits = idle && looks < ANSWER_LOOKS && now_ns < asked + ANSWER_NS;
+        if (idle && !waits) pace->asked_after = pace->admitted;
+        if (!waits) pace->busy_ns = now_ns;
+        pthread_mutex_unlock(&pace->lock);
+    }
+    return false;
+}
+
+void vgpu_slice_look_after_pause(struct vgpu_pace *pace, uint64_t now_ns) {
+    pthread_mutex_lock(&pace->lock);
+    uint64_t predicted = pace->flight_end_ns;
+    bool known = pace->drained_ns != 0;
+    pthread_mutex_unlock(&pace->lock);
+    if (known || !vgpu_slice_has_drained(pace, predicted, now_ns)) return;
+    pace->drained_ns = tell_drain(pace, predicted, now_ns);
+    pthread_mutex_unlock(&pace->lock);
 }
 
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
@@ -712,7 +758,7 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch) {
             bool assumed = drain_is_assumed(pace);
             if (!idle_since && !assumed) learn_overlap(pace, drained);
             if (!idle_since && pace->promised_ns) learn_error(pace, pace->promised_ns, drained);
-            if (assumed) drained = vgpu_slice_assume_drain(pace, drained, now);
+            if (assumed) drained = assume_drain(pace, drained, now);
             /* It had drained before anybody wanted the slice closed. */
             if (idle_since) drained = idle_since;
             vgpu_slice_leave(pace, drained);
@@ -780,7 +826,8 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
     if (busy_until_ns > now && busy_until_ns < now + BEAT_NS) /* nothing to see yet */
         return earlier(busy_until_ns + VGPU_GATE_PAUSE_NS, end);
-    vgpu_slice_look(pace, quiet);
+    if (quiet) vgpu_slice_look_after_pause(pace, now);
+    else vgpu_slice_look(pace, false);
     pthread_mutex_lock(&pace->lock);
     uint64_t again = 0;
     if (pace->joined && pace->slice.epoch == slice.epoch) {
@@ -792,6 +839,7 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
         if (drained && now >= again) {
             vgpu_slice_leave(pace, pace->drained_ns);
             again = 0;
+            outside = false; /* there is nothing to look after any more */
         }
     }
     pthread_mutex_unlock(&pace->lock);

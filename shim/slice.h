@@ -38,6 +38,8 @@ struct vgpu_pace {
     bool joined;                  /* we hold `slice` */
     bool started;                 /* … and have submitted into it */
     bool looked;                  /* since the last submit */
+    uint32_t asked_after;         /* `admitted` when an idle GPU was last waited for in vain, … */
+    uint64_t busy_ns;             /* … and when something was last seen in flight */
     bool watched;                 /* the watcher runs */
     bool mps;                     /* kernels of other sessions may run beside ours */
     bool trusted;   /* no slice of late has drained at another time than it was predicted to */
@@ -132,14 +134,17 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
  * flight_end_ns and drained_ns up to date. Caller holds the lock. */
 uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns);
 
-/* All had drained by now_ns, and only predicted_ns tells when: the moment to be charged to. Caller
- * holds the lock. */
-uint64_t vgpu_slice_assume_drain(const struct vgpu_pace *pace, uint64_t predicted_ns,
-                                 uint64_t now_ns);
+/* Polls all tracks; with tails, first marks what is not yet marked: true if something was. Caller
+ * does not hold the lock. */
+bool vgpu_slice_look(struct vgpu_pace *pace, bool tails);
 
-/* Polls all tracks; with tails, first marks what is not yet marked. Caller does not hold the lock.
- */
-void vgpu_slice_look(struct vgpu_pace *pace, bool tails);
+/* Marks all that is in flight, and looks whether it has ended: true, with the lock held. A GPU that
+ * stands idle, as predicted_ns says, takes a moment to come to a mark that was just put there. */
+bool vgpu_slice_has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns);
+
+/* The program was quiet and told us nothing: where the GPU has drained meanwhile, drained_ns is
+ * when that was, by a mark or by the prediction. */
+void vgpu_slice_look_after_pause(struct vgpu_pace *pace, uint64_t now_ns);
 
 /* All has drained, and a launch comes after a pause. While nobody else wants the GPU the slice goes
  * on, longer by the pause: each new one would hold a program back that pauses often. False: it is

@@ -136,6 +136,31 @@ static void test_beside_small(void) {
     under_mps = false;
 }
 
+/* It has as little to do, and says nothing of its pauses. */
+static unsigned frames, late_frames;
+static void sleepy(int gpu) {
+    running->gpu = gpu;
+    for (frames = late_frames = 0; machine_ns < end_of_test; frames++) {
+        uint64_t frame = machine_ns;
+        launch_on(1, 400 * US);
+        if (machine_ns > frame + MS) late_frames++;
+        sleep_until(frame + 8 * MS, NULL);
+    }
+}
+
+static void test_beside_sleepy(void) {
+    begin(200 * US, 110 * US, 250000, 750000);
+    start(sleepy, 0)->gpu = 0;
+    start(heavy, 1)->gpu = 1;
+    bool ended = run_threads(end_of_test + 2000 * MS);
+    check(ended && percent_of_heavy() > 73.5,
+          "75 % beside one that only sleeps between its kernels", percent_of_heavy());
+    double charged = 100.0 * (double)regions[0]->devices[0].charged_ns / (SECONDS * 1e9);
+    check(charged > 3.5 && charged < 7, "… which is charged, of 5 %", charged);
+    check(frames > 300 && late_frames < frames / 50, "… and its launches that came late",
+          late_frames);
+}
+
 int main(void) {
     board = aligned_alloc(64, sizeof *board);
     for (int i = 0; i < 2; i++) regions[i] = aligned_alloc(64, sizeof *regions[i]);
@@ -153,5 +178,6 @@ int main(void) {
             }
     }
     test_beside_small();
+    test_beside_sleepy();
     return failures != 0;
 }

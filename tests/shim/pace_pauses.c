@@ -31,7 +31,22 @@ static double charged(void) { return percent_of(region->devices[0].charged_ns, S
 
 static uint64_t kernel_ns, longer_ns, frame_ns;
 static int streams_used;
-static bool waits; /* at the frame's end, and once more before the next */
+
+/* How the program waits for its frame, and when: before its pause, after it, or both. */
+enum way { NOT, BY_STREAM, BY_CONTEXT, BY_EVENT };
+static enum way waits;
+static bool waits_first, waits_last, lengths_differ;
+
+static void wait_for_frame(void) {
+    struct vgpu_sync sync;
+    if (waits == BY_STREAM)
+        for (int s = 1; s <= streams_used; s++) synchronize(s);
+    if (waits == BY_STREAM || waits == NOT) return;
+    vgpu_pace_sync_begin(&sync, NULL, false, false);
+    wait_for_all();
+    if (waits == BY_CONTEXT) vgpu_pace_sync_end(&sync, CUDA_SUCCESS);
+    else vgpu_pace_look(&sync);
+}
 
 /* From the second half on the kernels are longer. */
 static void draw_frames(int unused) {
@@ -39,10 +54,11 @@ static void draw_frames(int unused) {
     while (machine_ns < end_of_test) {
         uint64_t frame = machine_ns;
         uint64_t took = machine_ns < begin_of_test + SPAN_NS / 2 ? kernel_ns : longer_ns;
+        if (lengths_differ) took = random_below(2) ? 200 * US : 3800 * US;
         for (int s = 1; s <= streams_used; s++) launch_kind(s, KERNEL, 0x7000, took, 4 * US);
-        if (waits) synchronize(1);
+        if (waits_first) wait_for_frame();
         if (machine_ns < frame + frame_ns) sleep_until(frame + frame_ns, NULL);
-        if (waits) synchronize(1);
+        if (waits_last) wait_for_frame();
     }
 }
 
@@ -60,12 +76,7 @@ static double frames(uint32_t percent, int count, uint64_t kernel, uint64_t long
 }
 
 static void test_frames(void) {
-    double got;
-    waits = true;
-    got = frames(50, 1, 200 * US, 200 * US, 8 * MS);
-    check(charged() < 1.3 * got, "a wait for nothing, after a pause: charged", charged());
-    waits = false;
-    got = frames(50, 1, 200 * US, 200 * US, 8 * MS);
+    double got = frames(50, 1, 200 * US, 200 * US, 8 * MS);
     check(got > 2.3 && got < 2.6, "0.2 ms each 8 ms: is not held back at 50 %", got);
     check(charged() < 1.2 * got, "… and charged as much", charged());
     for (int count = 2; count <= 8; count *= 2) {
@@ -79,6 +90,32 @@ static void test_frames(void) {
     check(got > 12 && got < 15.5, "0.2 ms each 8 ms, then 4 ms, at 25 %", got);
     got = frames(25, 1, 200 * US, 7 * MS, 8 * MS);
     check(got > 12 && got < 15.5, "0.2 ms each 8 ms, then 7 ms, at 25 %", got);
+}
+
+static void test_waits(void) {
+    static const char *const ways[] = {"", "streams", "the context", "an event"};
+    static const char *const times[] = {"", "before", "after", "before and after"};
+    char name[120];
+    for (waits = BY_STREAM; waits <= BY_EVENT; waits++)
+        for (int when = 1; when <= 3; when++)
+            for (int count = 1; count <= 4; count += 3) {
+                waits_first = when & 1;
+                waits_last = when & 2;
+                uint64_t each = 4 * MS / (uint64_t)count;
+                double got = frames(25, count, each / 10, each / 10, 8 * MS), paid = charged();
+                snprintf(name, sizeof name, "%d streams, waits for %s %s the pause: 5 %%", count,
+                         ways[waits], times[when]);
+                check(got > 4.9 && got < 5.1, name, got);
+                check(paid > 4.5 && paid < 5.5, "… and charged", paid);
+                got = frames(25, count, each, each, 8 * MS);
+                check(got > 24 && got < 26, "… and 50 %, at 25", got);
+            }
+    waits = NOT;
+    waits_first = waits_last = false;
+    lengths_differ = true;
+    double got = frames(25, 1, 0, 0, 2200 * US);
+    lengths_differ = false;
+    check(got > 22 && got < 28, "kernels now of 0.2, now of 3.8 ms that nobody waits for", got);
 }
 
 /* --- a thread that starts cold ---------------------------------------------------------------- */
@@ -223,7 +260,9 @@ static void fail_once(int unused) {
     launch_kind(0, KERNEL, 0x7000, 500 * US, 4 * US);
     broken = true;
     spend(5 * MS);
-    vgpu_pace_look();
+    struct vgpu_sync sync;
+    vgpu_pace_sync_begin(&sync, NULL, false, false);
+    vgpu_pace_look(&sync);
     end_context();
     broken = false;
     for (int i = 0; i < 6; i++) {
@@ -246,6 +285,7 @@ static void test_failure(void) {
 
 int main(void) {
     test_frames();
+    test_waits();
     test_cold();
     test_groups();
     test_slow_call();
