@@ -38,8 +38,6 @@ struct vgpu_pace {
     bool joined;                  /* we hold `slice` */
     bool started;                 /* … and have submitted into it */
     bool looked;                  /* since the last submit */
-    uint32_t asked_after;         /* `admitted` when an idle GPU was last waited for in vain, … */
-    uint64_t busy_ns;             /* … and when something was last seen in flight */
     bool watched;                 /* the watcher runs */
     bool mps;                     /* kernels of other sessions may run beside ours */
     bool trusted;   /* no slice of late has drained at another time than it was predicted to */
@@ -78,6 +76,8 @@ struct vgpu_pace {
     uint64_t drain_due_ns;     /* … and when the next of it should be, or we are stuck */
     bool stuck, was_stuck;     /* now; in this slice */
     bool helped;               /* beyond the slice's end we have launched what a peer waits for */
+    uint32_t asked_after;      /* `admitted` when an idle GPU was last waited for in vain, … */
+    uint64_t busy_ns;          /* … and when something was last seen in flight */
     uint32_t closer;           /* 1: some thread is in vgpu_slice_close_step */
     uint32_t closing;          /* threads of the program that close a slice */
 
