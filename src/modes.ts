@@ -8,6 +8,7 @@ import type { MpsHome } from "./mps.ts";
 import type { Card } from "./nvml.ts";
 import type { RegionContent } from "./region.ts";
 import { WHOLE_GPU } from "./layout.gen.ts";
+import { explainBusy } from "./state-directory.ts";
 import { type Arrangement, arrange, type CardPartition, readHolders } from "./spatial.ts";
 
 /** Under MPS a hand-over of the turn takes 15 to 55 µs, not 150 to 200 (measured on an H200): turns are shorter there. */
@@ -54,16 +55,19 @@ export async function surveyModes(
 /**
  * Chooses the session's SMs, and sees to an MPS server where one is to be used. `changes` is added to.
  * Call it, and make the region, under the lock of the state directory: the region is what others see.
+ * Throws VgpuError for SMs without that lock: another session that looks at the same time would take them too.
  */
 export async function settleModes(
   plan: Plan,
   place: Place,
   content: RegionContent,
   changes: Changes,
+  isLocked: boolean,
 ): Promise<Settled> {
   const visible = changes.set?.["CUDA_VISIBLE_DEVICES"] ?? process.env["CUDA_VISIBLE_DEVICES"];
   const survey = await surveyModes(plan, place, visible);
   const { partitions, notes } = survey;
+  if (partitions.length > 0 && !isLocked) throw explainBusy(place.directory);
   const settled = partitions.length > 0 ? fill(plan, content, survey, visible) : { ...content };
   const wantsMps = plan.mps === "on" || (plan.mps !== "off" && partitions.length > 0);
   if (!wantsMps) return { content: settled, partitions, notes };

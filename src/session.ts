@@ -30,7 +30,7 @@ import { labelOf } from "./setting.ts";
 import { findShim, type Shim } from "./shim.ts";
 import type { Simulation } from "./simulation.ts";
 import type { Sink } from "./sink.ts";
-import { lockStateDirectory, openStateDirectory } from "./state-directory.ts";
+import { explainBusy, lockStateDirectory, openStateDirectory } from "./state-directory.ts";
 import { hasMembers, sweep } from "./sweep.ts";
 
 /** A target that ends sooner and without a GPU is not worth loading the event feed for. */
@@ -224,16 +224,12 @@ async function join(
   const { directory } = place;
   using lock = await lockStateDirectory(directory);
   const isSpatial = asksForSpatial(plan) || plan.mps === "on";
-  if (lock === null && (isSpatial || plan.admit === "strict")) {
-    throw new VgpuError("another vgpu run has been starting for 10 s", {
-      hint: `find it with: fuser -v ${directory}`,
-    });
-  }
+  if (lock === null && (isSpatial || plan.admit === "strict")) throw explainBusy(directory);
   if (hasMemoryLimit(plan)) await checkAdmission(place, plan, content, changes, nvml);
   if (!isSpatial && !hasSessions(directory))
     return { own: createRegion(directory, content), partitions: [] };
   const { settleModes } = await import("./modes.ts");
-  const settled = await settleModes(plan, place, content, changes);
+  const settled = await settleModes(plan, place, content, changes, lock !== null);
   if (!plan.report.quiet) settled.notes.forEach(say);
   return { own: createRegion(directory, settled.content), partitions: settled.partitions };
 }
