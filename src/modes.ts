@@ -8,8 +8,9 @@ import type { MpsHome } from "./mps.ts";
 import type { Card } from "./nvml.ts";
 import type { RegionContent } from "./region.ts";
 import { WHOLE_GPU } from "./layout.gen.ts";
-import { explainBusy } from "./state-directory.ts";
 import { type Arrangement, arrange, type CardPartition, readHolders } from "./spatial.ts";
+import { explainBusy } from "./state-directory.ts";
+import { sweep } from "./sweep.ts";
 
 /** Under MPS a hand-over of the turn takes 15 to 55 µs, not 150 to 200 (measured on an H200): turns are shorter there. */
 const MPS_QUANTUM_US = 4000;
@@ -37,6 +38,7 @@ export async function surveyModes(
   place: Place,
   visible: string | undefined,
 ): Promise<Arrangement & { cards: Card[]; figures: Map<string, CardFigures> }> {
+  sweep(place.directory); // whoever has ended while we waited for the lock, or built the shim
   const holders = readHolders(place.directory, place.boardDirectory);
   const isSpatial = [...holders.values()].flat().some(({ sms }) => sms > 0);
   if (!asksForSpatial(plan) && !isSpatial)

@@ -247,6 +247,7 @@ async function checkAdmission(
   const isStrict = admit === "strict";
   const cards = isStrict || content.devices.length > 0 || gpu !== null ? nvml.open()?.cards : [];
   const { CUDA_VISIBLE_DEVICES: visible = process.env["CUDA_VISIBLE_DEVICES"] } = changes.set ?? {};
+  sweep(directory); // whoever has ended while we waited for the lock
   const others = admission.readPromises(directory, boardDirectory);
   const warning = report.quiet ? () => {} : say;
   admission.admit(others, { content, cards: cards ?? [], visible }, isStrict, warning);

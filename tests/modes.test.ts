@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
+import { header } from "../src/layout.gen.ts";
 import { settleModes } from "../src/modes.ts";
 import type { Card } from "../src/nvml.ts";
 import { createRegion } from "../src/region.ts";
@@ -58,4 +59,13 @@ test("without the lock nobody gets SMs, neither who asks nor who follows the car
 test("without the lock a share of time is still to be had", async () => {
   const { partitions, content } = await settle("--sm 25", false);
   expect([partitions, content.sharePpm]).toEqual([[], CONTENT.sharePpm]);
+});
+
+test("what a session held that has ended since the last sweep is free", async () => {
+  const { region, leave } = hold();
+  region.store64(header.supervisor_start, 1n); // as of another process with its pid
+  leave();
+  expect((await settle("--sms 120")).partitions).toMatchObject([{ sms: 120 }]);
+  hold();
+  await expect(settle("--sms 120")).rejects.toThrow("has 56 SMs (groups 0-6)");
 });
