@@ -6,7 +6,7 @@ import type { Plan } from "./limits.ts";
 import { asksForSpatial } from "./spatial-mode.ts";
 import type { MpsHome } from "./mps.ts";
 import type { Card } from "./nvml.ts";
-import type { RegionContent } from "./region.ts";
+import { readStrangers, type RegionContent } from "./region.ts";
 import { WHOLE_GPU } from "./layout.gen.ts";
 import { type Arrangement, arrange, type CardPartition, readHolders } from "./spatial.ts";
 import { explainBusy } from "./state-directory.ts";
@@ -51,7 +51,8 @@ export async function surveyModes(
   }
   const seen = findVisible(visible, cards).map(({ uuid }) => uuid);
   const figures = await learnCards(place.probe, seen);
-  return { ...arrange(plan, { cards, visible, figures, holders }), cards, figures };
+  const strangers = readStrangers(place.directory, place.boardDirectory);
+  return { ...arrange(plan, { cards, visible, figures, holders, strangers }), cards, figures };
 }
 
 /**

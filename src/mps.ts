@@ -1,7 +1,7 @@
 import { header } from "./layout.gen.ts";
 import { lastError, makeDirectory, readText, removeFile } from "./libc.ts";
 import { readProcess } from "./process.ts";
-import { readSessions } from "./region.ts";
+import { readSessions, readStrangers } from "./region.ts";
 import { explain, lockStateDirectory } from "./state-directory.ts";
 
 /** The daemon's own name, in its pid file and in /proc/PID/comm (15 letters). */
@@ -67,7 +67,8 @@ export async function reapMps(
     ({ view, boardDirectory: board }) =>
       board === boardDirectory && view.getUint32(header.mps, true) !== 0,
   );
-  if (!isUsed) endMps(home);
+  // What a session of another version uses is not known.
+  if (!isUsed && readStrangers(directory, boardDirectory).length === 0) endMps(home);
 }
 
 /** Under the lock: who starts a session now would count on it. */

@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { header } from "../src/layout.gen.ts";
+import { header, LAYOUT_VERSION } from "../src/layout.gen.ts";
 import { settleModes } from "../src/modes.ts";
 import type { Card } from "../src/nvml.ts";
 import { createRegion } from "../src/region.ts";
@@ -68,4 +68,21 @@ test("what a session held that has ended since the last sweep is free", async ()
   expect((await settle("--sms 120")).partitions).toMatchObject([{ sms: 120 }]);
   hold();
   await expect(settle("--sms 120")).rejects.toThrow("has 56 SMs (groups 0-6)");
+});
+
+test("sessions of another version: refused while they live, of other boards or dead they do not count", async () => {
+  const own = createRegion(work.path, { ...CONTENT, boardDirectory: work.path });
+  const other = createRegion(work.path, { ...CONTENT, boardDirectory: "/elsewhere" });
+  for (const { region } of [own, other]) region.store32(header.layout_version, LAYOUT_VERSION - 1);
+  const named = `session ${own.session} (pid ${process.pid}) is of another version of vgpu`;
+  await expect(settle("--sms 8")).rejects.toThrow(named);
+  expect((await settle("--sm 25")).partitions).toEqual([]);
+
+  own.region.store64(header.supervisor_start, 1n); // its supervisor is dead, a program still has the file
+  const error = await settle("--sms 8").catch((reason) => reason);
+  expect(error.oneLine).toContain("(its supervisor is gone)");
+  expect(error.oneLine).toEndWith(`if there are none: rm ${own.region.path}`);
+
+  own.leave();
+  expect((await settle("--sms 8")).partitions).toMatchObject([{ sms: 8 }]);
 });

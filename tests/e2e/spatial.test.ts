@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { join } from "node:path";
-import { device, header } from "../../src/layout.gen.ts";
+import { device, header, LAYOUT_VERSION } from "../../src/layout.gen.ts";
 import { provideMps } from "../../src/mps.ts";
 import { readProcess } from "../../src/process.ts";
 import { deviceOffset, Region } from "../../src/region.ts";
@@ -240,6 +240,36 @@ describe("MPS", () => {
     run(env, [], ["true"]);
     expect(daemonOf(env)).toBeNull();
     expect(isAlive(daemon)).toBe(false);
+  });
+
+  test("a session of another version keeps it, and nobody gets SMs beside it until it is dead", async () => {
+    const env = machine("mps-version");
+    const session = await start(env, ["--sms", "32"]);
+    const daemon = daemonOf(env)!;
+    const [name] = mine(env);
+    new Region(join(STATE, name!)).store32(header.layout_version, LAYOUT_VERSION - 1);
+    const beside = run(env, ["--sms", "8"]);
+    const timed = run(env, ["--sm", "25"]);
+    const kept = daemonOf(env);
+    const targets = childrenOf(session.child.pid);
+    session.child.kill("SIGKILL");
+    await session.child.exited;
+    const orphaned = run(env, ["--sms", "8"]);
+    for (const pid of targets) process.kill(pid, "SIGKILL");
+    while (targets.some(isAlive)) await Bun.sleep(2);
+    const after = run(env, ["--sms", "8"]);
+
+    expect([beside.status, beside.out, timed.status]).toEqual([125, "", 0]);
+    expect(beside.err).toBe(
+      `vgpu: session ${name} (pid ${session.child.pid}) is of another version of vgpu: which SMs it has is not known; wait for it to end, or stop it`,
+    );
+    expect(kept).toBe(daemon);
+    expect([orphaned.status, orphaned.err]).toEqual([
+      125,
+      expect.stringContaining(`if there are none: rm ${STATE}/${name}`),
+    ]);
+    expect(after.out).toBe("8 of 8: 0-7");
+    expect(daemonOf(env)).toBeNull();
   });
 
   test("off: none; time mode: none unless asked for, and then turns are shorter", async () => {
