@@ -95,8 +95,12 @@ static char **find_entry(const char *entry) {
 
 static void set_entry(char *entry) {
     char **at = find_entry(entry);
-    if (at) *at = entry;
-    else environ[environ_count++] = entry;
+    if (at) {
+        *at = entry;
+        return;
+    }
+    environ[environ_count++] = entry;
+    environ[environ_count] = NULL; /* there may be entries behind it that were left out */
 }
 
 /* Joins with ':' unless the old value is missing or empty. */
