@@ -2,6 +2,7 @@ import { type CardFigures, learnCards, type Probe } from "./context-table.ts";
 import { findVisible, resolveContent } from "./devices.ts";
 import { VgpuError } from "./errors.ts";
 import type { Changes } from "./launch.ts";
+import { findPipes } from "./mps-pipes.ts";
 import type { Plan } from "./limits.ts";
 import { asksForSpatial } from "./spatial-mode.ts";
 import type { MpsHome } from "./mps.ts";
@@ -75,9 +76,9 @@ export async function settleModes(
   const wantsMps = plan.mps === "on" || (plan.mps !== "off" && partitions.length > 0);
   if (!wantsMps) return { content: settled, partitions, notes };
   const { provideMps } = await import("./mps.ts");
-  const mps = provideMps(place.mps, partitions.length > 0);
+  const mps = provideMps(place.mps, partitions.length > 0, findPipes(changes));
   changes.set = { ...changes.set, ...mps.set };
-  settled.mps = mps.isOurs;
+  settled.mps = mps.isOurs || content.mps === true;
   if (plan.mps === "on" && mps.isThere)
     settled.time = { ...plan.time, quantumUs: plan.time.quantumUs ?? MPS_QUANTUM_US };
   return { content: settled, partitions, notes: [...notes, mps.note] };

@@ -33,11 +33,11 @@ const SHARED_FAULTS =
 /**
  * Makes sure that the target will find an MPS server when it initialises CUDA, which is the only time it
  * looks: the user's own where there is one, else ours, started without CUDA_VISIBLE_DEVICES (which would hide
- * cards from later sessions). Never throws: without a server sessions work too, one after another.
+ * cards from later sessions). `configured`: the target's CUDA_MPS_PIPE_DIRECTORY.
+ * Never throws: without a server sessions work too, one after another.
  * Call it under the lock of the state directory.
  */
-export function provideMps(home: MpsHome, isSpatial: boolean): Mps {
-  const configured = process.env["CUDA_MPS_PIPE_DIRECTORY"];
+export function provideMps(home: MpsHome, isSpatial: boolean, configured: string | undefined): Mps {
   const isForeign = configured ? configured !== home.directory : findDaemon(DEFAULT_PIPES) !== null;
   if (isForeign) return { set: {}, note: SHARED_FAULTS, isThere: true, isOurs: false };
   const failure = findDaemon(home.directory) === null ? start(home) : null;

@@ -45,7 +45,7 @@ export interface RegionContent {
   }[];
   /** Whether the supervisor will reconcile with NVML. */
   audit: boolean;
-  /** Its processes use the MPS daemon that vgpu started. */
+  /** Its processes use the MPS daemon that vgpu started, or may. */
   mps?: boolean;
   /** Path of the region of the session around this one. */
   outer?: string;

@@ -18,6 +18,7 @@ import { header } from "./layout.gen.ts";
 import { listDirectory, monotonicNs, readText } from "./libc.ts";
 import type { Plan } from "./limits.ts";
 import type { Place } from "./modes.ts";
+import { inheritsMps } from "./mps-pipes.ts";
 import type { Nvml } from "./nvml.ts";
 import type { Outer } from "./outer.ts";
 import { findObstacle } from "./reach.ts";
@@ -74,7 +75,9 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const boardDirectory = findBoardDirectory(simulation) ?? directory;
   const place = findPlace(directory, boardDirectory, shim, simulation, nvml);
   if (isDriven) await reapMps(place);
-  const whole = { ...content, boardDirectory };
+  // In a session inside another the outer one decides.
+  const mps = outer === null && inheritsMps(plan.mps, place.mps.directory, changes);
+  const whole = { ...content, boardDirectory, mps };
   const made =
     outer !== null
       ? enclose(plan, directory, whole, outer)

@@ -288,6 +288,23 @@ describe("MPS", () => {
     expect(daemonOf(env)).toBeNull();
   });
 
+  test("who inherits its pipes is counted, in time mode too; with --mps off the command does not get them", async () => {
+    const plain = machine("mps-inherited");
+    const pipes = join(plain["VGPU_SIM_DIR"]!, "mps");
+    const env = { ...plain, CUDA_MPS_PIPE_DIRECTORY: pipes, CUDA_MPS_LOG_DIRECTORY: pipes };
+    const first = await start(plain, ["--sms", "112"]);
+    const daemon = daemonOf(plain)!;
+    const timed = await start(env, ["--mode", "auto", "--sm", "25"]);
+    const show = ["sh", "-c", `${smids}; env | grep -c CUDA_MPS`];
+    const off = run(env, ["--sms", "8", "--mps", "off"], show);
+    await first.end();
+    const kept = daemonOf(plain);
+    await timed.end();
+    expect([timed.out, off.out]).toEqual(["132 of 132: 0-131", "8 of 8: 112-119\n0"]);
+    expect(kept).toBe(daemon);
+    expect(daemonOf(plain)).toBeNull();
+  });
+
   test("a server that the user has configured is used and stays", async () => {
     const env = machine("mps-own");
     const other = machine("mps-theirs");
@@ -308,7 +325,7 @@ describe("MPS", () => {
       control: "/nonexistent/control",
       pidFile: "/nonexistent",
     };
-    const mps = provideMps(home, true);
+    const mps = provideMps(home, true, undefined);
     expect(mps).toMatchObject({ set: {}, isThere: false, isOurs: false });
     expect(mps.note).toBe(
       "no MPS server (nvidia-cuda-mps-control is not installed): sessions on one card take turns on it, each on its own SMs",
