@@ -84,7 +84,10 @@ export async function settleModes(
   return { content: settled, partitions, notes: [...notes, mps.note] };
 }
 
-/** Every visible card gets an entry, with its SMs where it has some: there the share is no limit by itself. */
+/**
+ * Every visible card gets an entry, with its SMs where it has some: there the share is no limit by itself.
+ * On others, which the target's children may see, it is one of time.
+ */
 function fill(
   plan: Plan,
   content: RegionContent,
@@ -93,9 +96,11 @@ function fill(
 ): RegionContent {
   const costs = new Map([...figures].map(([uuid, card]) => [uuid, card.contextBytes]));
   const { devices } = resolveContent(plan, cards, costs, findVisible(visible, cards));
+  // Where there are no others no share is written down: launches on a partition are cheaper then.
+  const hasOthers = devices.length < cards.length;
   return {
     ...content,
-    sharePpm: WHOLE_GPU,
+    sharePpm: hasOthers ? content.sharePpm : WHOLE_GPU,
     devices: devices.map((device) => {
       const partition = partitions.find(({ uuid }) => uuid === device.uuid);
       return partition === undefined ? device : { ...device, partition };

@@ -140,6 +140,16 @@ describe("SMs of one's own", () => {
     expect(err).toContain("is now 50 %, above the session's own SMs (6.1 %)");
   }, 20_000);
 
+  test("on a card that only the command's own child sees the share is one of time", () => {
+    const env = { ...machine("hidden"), VGPU_SIM_GPUS: "2", CUDA_VISIBLE_DEVICES: "0" };
+    const second = `CUDA_VISIBLE_DEVICES=1 ${load} --us 500 --seconds 2`;
+    const { err } = run(env, ["--mode", "spatial", "--sm", "25", "--json"], ["sh", "-c", second]);
+    const summary = JSON.parse(err.split("\n").find((line) => line.startsWith("{"))!);
+    const used = summary.gpus.find(({ launches }: { launches: number }) => launches > 0);
+    expect(used).toMatchObject({ share: 25 });
+    expect(used.realised_share).toBeLessThan(30);
+  }, 20_000);
+
   test("a session without a share gets what is free on a spatial card", async () => {
     const env = machine("rest");
     const first = await start(env, ["--sms", "56"]);
