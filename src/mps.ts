@@ -1,5 +1,5 @@
 import { header } from "./layout.gen.ts";
-import { lastError, makeDirectory, readText, removeFile } from "./libc.ts";
+import { lastError, makeDirectory, readText, removeFile, userId } from "./libc.ts";
 import { readProcess } from "./process.ts";
 import { readSessions, readStrangers } from "./region.ts";
 import { explain, lockStateDirectory } from "./state-directory.ts";
@@ -82,16 +82,18 @@ function endMps(home: MpsHome): void {
   removeFile(home.pidFile);
 }
 
-/** The live daemon of a pipe directory: its pid file is left behind by a kill, so the process is looked at too. */
-function findDaemon(directory: string): number | null {
+/** The live daemon of a pipe directory, if it serves us: its pid file is left behind by a kill, so the process is looked at too. */
+export function findDaemon(directory: string): number | null {
   const pid = Number(readText(`${directory}/${CONTROL}.pid`)?.trim());
   return pid > 0 && isDaemon(pid) ? pid : null;
 }
 
-/** A zombie is none any more. */
+/** A zombie is none any more, and another user's is none for us; root's serves everybody. */
 function isDaemon(pid: number): boolean {
   const name = readText(`/proc/${pid}/comm`)?.trim();
-  return name === CONTROL.slice(0, 15) && readProcess(pid)?.state !== "Z";
+  if (name !== CONTROL.slice(0, 15) || readProcess(pid)?.state === "Z") return false;
+  const user = readText(`/proc/${pid}/status`)?.match(/^Uid:\t\d+\t(\d+)/m)?.[1]; // the effective one
+  return user !== undefined && [0, userId()].includes(Number(user));
 }
 
 const environmentOf = ({ directory }: MpsHome) => ({
