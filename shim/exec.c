@@ -2,7 +2,7 @@
  * the launcher) had to change and becomes the target.
  *
  *     vgpu-exec --parent PID [--nofile N] [--sigign HEX] [--sigblk HEX] [--keep 0.1.2.63]
- *               [--suffix NAME=FILE] [--prefix NAME=DIR] [--set NAME=VALUE]…
+ *               [--suffix NAME=FILE] [--prefix NAME=DIR] [--set NAME=VALUE] [--unset NAME]…
  *               (--words N | --argv WORD…)
  *
  * Bun hands on text as UTF-8 only. So the target's words are the last N of the parent's own command
@@ -95,8 +95,19 @@ static char **find_entry(const char *entry) {
 
 static void set_entry(char *entry) {
     char **at = find_entry(entry);
-    if (at) *at = entry;
-    else environ[environ_count++] = entry;
+    if (at) {
+        *at = entry;
+        return;
+    }
+    environ[environ_count++] = entry;
+    environ[environ_count] = NULL; /* there may be entries behind it that were left out */
+}
+
+static void unset_entry(const char *name) {
+    char **at = find_entry(name);
+    if (!at) return;
+    for (; *at; at++) at[0] = at[1];
+    environ_count--;
 }
 
 /* Joins with ':' unless the old value is missing or empty. */
@@ -280,6 +291,7 @@ static void change_environment(char **argv, char **end) {
     for (int i = 1; argv[i] && argv + i + 1 != end; i += 2) {
         char *value = argv[i + 1];
         if (is(argv[i], "--set")) set_entry(value);
+        else if (is(argv[i], "--unset")) unset_entry(value);
         else if (is(argv[i], "--prefix")) join_entry(value, true);
         else if (is(argv[i], "--suffix")) join_entry(value, false);
     }

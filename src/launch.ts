@@ -21,6 +21,8 @@ export interface Changes {
   prefix?: Record<string, string>;
   /** Joined with ':' after what is there. */
   suffix?: Record<string, string>;
+  /** Names that the target does not get. */
+  unset?: string[];
 }
 
 /**
@@ -88,6 +90,7 @@ function execArguments(words: string[], changes: Changes, launcher: Launcher | n
     for (const [name, value] of Object.entries(changes[flag] ?? {}))
       own.push(`--${flag}`, `${name}=${value}`);
   }
+  for (const name of changes.unset ?? []) own.push("--unset", name);
   return isOwnTail(words) ? [...own, "--words", `${words.length}`] : [...own, "--argv", ...words];
 }
 

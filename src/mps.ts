@@ -1,7 +1,7 @@
 import { header } from "./layout.gen.ts";
-import { lastError, makeDirectory, readText, removeFile } from "./libc.ts";
+import { lastError, makeDirectory, readText, removeFile, userId } from "./libc.ts";
 import { readProcess } from "./process.ts";
-import { readSessions } from "./region.ts";
+import { readSessions, readStrangers } from "./region.ts";
 import { explain, lockStateDirectory } from "./state-directory.ts";
 
 /** The daemon's own name, in its pid file and in /proc/PID/comm (15 letters). */
@@ -33,11 +33,11 @@ const SHARED_FAULTS =
 /**
  * Makes sure that the target will find an MPS server when it initialises CUDA, which is the only time it
  * looks: the user's own where there is one, else ours, started without CUDA_VISIBLE_DEVICES (which would hide
- * cards from later sessions). Never throws: without a server sessions work too, one after another.
+ * cards from later sessions). `configured`: the target's CUDA_MPS_PIPE_DIRECTORY.
+ * Never throws: without a server sessions work too, one after another.
  * Call it under the lock of the state directory.
  */
-export function provideMps(home: MpsHome, isSpatial: boolean): Mps {
-  const configured = process.env["CUDA_MPS_PIPE_DIRECTORY"];
+export function provideMps(home: MpsHome, isSpatial: boolean, configured: string | undefined): Mps {
   const isForeign = configured ? configured !== home.directory : findDaemon(DEFAULT_PIPES) !== null;
   if (isForeign) return { set: {}, note: SHARED_FAULTS, isThere: true, isOurs: false };
   const failure = findDaemon(home.directory) === null ? start(home) : null;
@@ -67,7 +67,8 @@ export async function reapMps(
     ({ view, boardDirectory: board }) =>
       board === boardDirectory && view.getUint32(header.mps, true) !== 0,
   );
-  if (!isUsed) endMps(home);
+  // What a session of another version uses is not known.
+  if (!isUsed && readStrangers(directory, boardDirectory).length === 0) endMps(home);
 }
 
 /** Under the lock: who starts a session now would count on it. */
@@ -81,16 +82,18 @@ function endMps(home: MpsHome): void {
   removeFile(home.pidFile);
 }
 
-/** The live daemon of a pipe directory: its pid file is left behind by a kill, so the process is looked at too. */
-function findDaemon(directory: string): number | null {
+/** The live daemon of a pipe directory, if it serves us: its pid file is left behind by a kill, so the process is looked at too. */
+export function findDaemon(directory: string): number | null {
   const pid = Number(readText(`${directory}/${CONTROL}.pid`)?.trim());
   return pid > 0 && isDaemon(pid) ? pid : null;
 }
 
-/** A zombie is none any more. */
+/** A zombie is none any more, and another user's is none for us; root's serves everybody. */
 function isDaemon(pid: number): boolean {
   const name = readText(`/proc/${pid}/comm`)?.trim();
-  return name === CONTROL.slice(0, 15) && readProcess(pid)?.state !== "Z";
+  if (name !== CONTROL.slice(0, 15) || readProcess(pid)?.state === "Z") return false;
+  const user = readText(`/proc/${pid}/status`)?.match(/^Uid:\t\d+\t(\d+)/m)?.[1]; // the effective one
+  return user !== undefined && [0, userId()].includes(Number(user));
 }
 
 const environmentOf = ({ directory }: MpsHome) => ({

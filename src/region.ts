@@ -15,7 +15,7 @@ import {
   wallNs,
 } from "./libc.ts";
 import type { Split } from "./partition.ts";
-import { readProcess } from "./process.ts";
+import { isPresent, readProcess } from "./process.ts";
 import { explain } from "./state-directory.ts";
 import { CLASSES, DIRECTIONS, type TimeMode } from "./time-mode.ts";
 
@@ -45,7 +45,7 @@ export interface RegionContent {
   }[];
   /** Whether the supervisor will reconcile with NVML. */
   audit: boolean;
-  /** Its processes use the MPS daemon that vgpu started. */
+  /** Its processes use the MPS daemon that vgpu started, or may. */
   mps?: boolean;
   /** Path of the region of the session around this one. */
   outer?: string;
@@ -69,32 +69,63 @@ export interface SessionHead {
  * of them live. Those inside others are left out: what they have is part of what the outer one has.
  */
 export function readSessions(directory: string): SessionHead[] {
-  const names = (listDirectory(directory) ?? []).filter((name) => /^[0-9a-z]{6}$/.test(name));
-  return names.flatMap((session) => {
-    const bytes = readHead(`${directory}/${session}`, layout.region.slots);
-    if (bytes === null || bytes.length < layout.region.slots) return [];
-    const view = new DataView(bytes.buffer, bytes.byteOffset);
-    const isCurrent =
-      view.getBigUint64(layout.header.magic, true) === layout.MAGIC &&
-      view.getUint32(layout.header.layout_version, true) === layout.LAYOUT_VERSION;
-    if (!isCurrent || bytes[layout.header.outer] !== 0) return [];
+  return readHeads(directory).flatMap(({ session, bytes, view }) => {
+    if (!isOurs(view) || bytes[layout.header.outer] !== 0) return [];
     const devices = Array.from({ length: layout.MAX_DEVICES }, (_, index) => deviceOffset(index))
       .filter((at) => view.getUint32(at + layout.device.state, true) === layout.DEVICE.READY)
       .map((at) => {
         const uuid = at + layout.device.uuid;
         return { uuid: uuidText(bytes.subarray(uuid, uuid + 16)), at };
       });
-    const board = bytes.subarray(layout.header.board_dir, layout.header.mps);
-    return [
-      {
-        session,
-        pid: view.getUint32(layout.header.supervisor_pid, true),
-        view,
-        boardDirectory: Buffer.from(board.subarray(0, board.indexOf(0))).toString(),
-        devices,
-      },
-    ];
+    const pid = view.getUint32(layout.header.supervisor_pid, true);
+    return [{ session, pid, view, boardDirectory: readBoardDirectory(bytes), devices }];
   });
+}
+
+/** A session of which only its place is known: another version of vgpu made it. */
+export interface Stranger {
+  session: string;
+  path: string;
+  /** The supervisor's; null if it has ended, or is not known. */
+  pid: number | null;
+}
+
+/**
+ * The sessions on this board that other versions of vgpu made: what they have cannot be known. Call it after
+ * the sweep, which judges them as ours. Every version has magic, version, pid and board where ours has them.
+ */
+export function readStrangers(directory: string, boardDirectory: string): Stranger[] {
+  return readHeads(directory).flatMap(({ session, bytes, view }) => {
+    if (isOurs(view)) return [];
+    const isKnown = view.getBigUint64(layout.header.magic, true) === layout.MAGIC;
+    const board = isKnown ? readBoardDirectory(bytes) : "";
+    if (board.startsWith("/") && board !== boardDirectory) return [];
+    const pid = isKnown ? view.getUint32(layout.header.supervisor_pid, true) : 0;
+    const start = view.getBigUint64(layout.header.supervisor_start, true);
+    const isThere = pid !== 0 && isPresent(pid, start);
+    return [{ session, path: `${directory}/${session}`, pid: isThere ? pid : null }];
+  });
+}
+
+/** Every session's file, up to its slots. One that is too short is read as if zeros followed. */
+function readHeads(directory: string): { session: string; bytes: Uint8Array; view: DataView }[] {
+  const names = (listDirectory(directory) ?? []).filter((name) => /^[0-9a-z]{6}$/.test(name));
+  return names.flatMap((session) => {
+    const found = readHead(`${directory}/${session}`, layout.region.slots);
+    if (found === null) return []; // it has just ended
+    const bytes = new Uint8Array(layout.region.slots);
+    bytes.set(found);
+    return [{ session, bytes, view: new DataView(bytes.buffer) }];
+  });
+}
+
+const isOurs = (view: DataView): boolean =>
+  view.getBigUint64(layout.header.magic, true) === layout.MAGIC &&
+  view.getUint32(layout.header.layout_version, true) === layout.LAYOUT_VERSION;
+
+function readBoardDirectory(bytes: Uint8Array): string {
+  const room = bytes.subarray(layout.header.board_dir, layout.header.mps);
+  return Buffer.from(room.subarray(0, Math.max(0, room.indexOf(0)))).toString();
 }
 
 /** A session's shared file, mapped: words by their byte offset (see layout.gen.ts). Everything shared is read atomically. */

@@ -18,6 +18,7 @@ import { header } from "./layout.gen.ts";
 import { listDirectory, monotonicNs, readText } from "./libc.ts";
 import type { Plan } from "./limits.ts";
 import type { Place } from "./modes.ts";
+import { inheritsMps } from "./mps-pipes.ts";
 import type { Nvml } from "./nvml.ts";
 import type { Outer } from "./outer.ts";
 import { findObstacle } from "./reach.ts";
@@ -30,7 +31,7 @@ import { labelOf } from "./setting.ts";
 import { findShim, type Shim } from "./shim.ts";
 import type { Simulation } from "./simulation.ts";
 import type { Sink } from "./sink.ts";
-import { lockStateDirectory, openStateDirectory } from "./state-directory.ts";
+import { explainBusy, lockStateDirectory, openStateDirectory } from "./state-directory.ts";
 import { hasMembers, sweep } from "./sweep.ts";
 
 /** A target that ends sooner and without a GPU is not worth loading the event feed for. */
@@ -74,7 +75,9 @@ export async function holdSession(plan: Plan, audience: Audience): Promise<Summa
   const boardDirectory = findBoardDirectory(simulation) ?? directory;
   const place = findPlace(directory, boardDirectory, shim, simulation, nvml);
   if (isDriven) await reapMps(place);
-  const whole = { ...content, boardDirectory };
+  // In a session inside another the outer one decides.
+  const mps = outer === null && inheritsMps(plan.mps, place.mps.directory, changes);
+  const whole = { ...content, boardDirectory, mps };
   const made =
     outer !== null
       ? enclose(plan, directory, whole, outer)
@@ -224,16 +227,12 @@ async function join(
   const { directory } = place;
   using lock = await lockStateDirectory(directory);
   const isSpatial = asksForSpatial(plan) || plan.mps === "on";
-  if (lock === null && (isSpatial || plan.admit === "strict")) {
-    throw new VgpuError("another vgpu run has been starting for 10 s", {
-      hint: `find it with: fuser -v ${directory}`,
-    });
-  }
+  if (lock === null && (isSpatial || plan.admit === "strict")) throw explainBusy(directory);
   if (hasMemoryLimit(plan)) await checkAdmission(place, plan, content, changes, nvml);
   if (!isSpatial && !hasSessions(directory))
     return { own: createRegion(directory, content), partitions: [] };
   const { settleModes } = await import("./modes.ts");
-  const settled = await settleModes(plan, place, content, changes);
+  const settled = await settleModes(plan, place, content, changes, lock !== null);
   if (!plan.report.quiet) settled.notes.forEach(say);
   return { own: createRegion(directory, settled.content), partitions: settled.partitions };
 }
@@ -251,6 +250,7 @@ async function checkAdmission(
   const isStrict = admit === "strict";
   const cards = isStrict || content.devices.length > 0 || gpu !== null ? nvml.open()?.cards : [];
   const { CUDA_VISIBLE_DEVICES: visible = process.env["CUDA_VISIBLE_DEVICES"] } = changes.set ?? {};
+  sweep(directory); // whoever has ended while we waited for the lock
   const others = admission.readPromises(directory, boardDirectory);
   const warning = report.quiet ? () => {} : say;
   admission.admit(others, { content, cards: cards ?? [], visible }, isStrict, warning);

@@ -6,7 +6,7 @@ import type { GpuLimit, Plan } from "./limits.ts";
 import type { Card } from "./nvml.ts";
 import { allocate, type Asked, formatGroups, type Partition, type Split } from "./partition.ts";
 import { readVariable } from "./process.ts";
-import { readSessions, type SessionHead } from "./region.ts";
+import { readSessions, type SessionHead, type Stranger } from "./region.ts";
 
 const ANY = "any card";
 
@@ -77,6 +77,8 @@ export interface Scene {
   visible: string | undefined;
   figures: Map<string, CardFigures>;
   holders: Map<string, Holder[]>;
+  /** They may have SMs of any card. */
+  strangers: Stranger[];
 }
 
 /** Decides for each visible card. Throws VgpuError, naming the holders, where what was asked for cannot be. */
@@ -87,7 +89,9 @@ export function arrange(plan: Plan, scene: Scene): Arrangement {
     const holders = [card.uuid, ANY]
       .flatMap((key) => scene.holders.get(key) ?? [])
       .filter((holder) => maySee(holder, card, scene.cards));
-    const found = decide(plan, limit, { card, holders, figures: scene.figures.get(card.uuid) });
+    const { figures, strangers } = scene;
+    const site = { card, holders, figures: figures.get(card.uuid), strangers };
+    const found = decide(plan, limit, site);
     if (typeof found === "string") arrangement.notes.push(found);
     else if (found !== null) arrangement.partitions.push({ uuid: card.uuid, ...found });
   }
@@ -103,6 +107,7 @@ interface Site {
   card: Card;
   holders: Holder[];
   figures: CardFigures | undefined;
+  strangers: Stranger[];
 }
 
 /** The SMs on one card; null or a note: time mode. */
@@ -111,7 +116,7 @@ function decide(
   limit: GpuLimit | null,
   site: Site,
 ): Omit<CardPartition, "uuid"> | string | null {
-  const { card, holders, figures } = site;
+  const { card, holders, figures, strangers } = site;
   const asked = readAsked(limit);
   const isSpatial = holders.some(({ sms }) => sms > 0);
   const isTimed = !isSpatial && holders.length > 0;
@@ -124,6 +129,11 @@ function decide(
   }
   if (asked === null && !isSpatial) return null;
   if (wants === null && !isSpatial) return null;
+  const [stranger] = strangers;
+  if (stranger !== undefined) {
+    if (wants === "auto") return `${describe(stranger)}; --mode auto: time mode`;
+    throw new VgpuError(describe(stranger), { hint: adviseOn(stranger) });
+  }
   const obstacle = isTimed
     ? `${card.uuid} is in time mode: ${nameHolders(holders)}`
     : (figures?.groups ?? 0) === 0
@@ -155,6 +165,16 @@ function readAsked(limit: GpuLimit | null): Asked | null {
 function refuse({ card, holders }: Site, what: string, hint: string): VgpuError {
   return new VgpuError(`${card.uuid} ${what}: ${nameHolders(holders)}`, { hint });
 }
+
+function describe({ session, pid }: Stranger): string {
+  const who = pid === null ? "its supervisor is gone" : `pid ${pid}`;
+  return `session ${session} (${who}) is of another version of vgpu: which SMs it has is not known`;
+}
+
+const adviseOn = ({ pid, path }: Stranger) =>
+  pid === null
+    ? `find its programs with: fuser -v ${path}; if there are none: rm ${path}`
+    : "wait for it to end, or stop it";
 
 const nameHolders = (holders: Holder[]) =>
   holders

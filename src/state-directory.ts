@@ -51,6 +51,12 @@ export async function lockStateDirectory(path: string): Promise<Disposable | nul
   return null;
 }
 
+/** The one line for who must not go on without that lock. */
+export const explainBusy = (path: string): VgpuError =>
+  new VgpuError("another vgpu run has been starting for 10 s", {
+    hint: `find it with: fuser -v ${path}`,
+  });
+
 /** The one line for a /dev/shm that is full, read-only or missing. */
 export function explain(path: string, code: string): VgpuError {
   const reasons: Record<string, [string, string]> = {

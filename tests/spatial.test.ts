@@ -4,6 +4,7 @@ import run from "../src/commands/run.ts";
 import { findVisible } from "../src/devices.ts";
 import { resolvePlan } from "../src/limits.ts";
 import type { Card } from "../src/nvml.ts";
+import type { Stranger } from "../src/region.ts";
 import { arrange, type Holder } from "../src/spatial.ts";
 
 const CARDS: Card[] = ["a", "b"].map((letter, index) => ({
@@ -20,7 +21,12 @@ const spatial = (groups: bigint): Holder => ({ session: "k3f9qa", pid: 7, groups
 const timed: Holder = { session: "k3f9qa", pid: 7, groups: 0n, sms: 0 };
 
 /** What the flags get on two cards, of which the first is held so. */
-function get(flags: string[], holders: Holder[] = [], figures = FIGURES) {
+function get(
+  flags: string[],
+  holders: Holder[] = [],
+  figures = FIGURES,
+  strangers: Stranger[] = [],
+) {
   const plan = resolvePlan(splitArgv([...flags, "--", "x"], run.args ?? {}), {}, null);
   const scene = {
     cards: CARDS,
@@ -30,6 +36,7 @@ function get(flags: string[], holders: Holder[] = [], figures = FIGURES) {
       [B, figures],
     ]),
     holders: new Map([[A, holders]]),
+    strangers,
   };
   const { partitions, notes } = arrange(plan, scene);
   return { sms: Object.fromEntries(partitions.map(({ uuid, sms }) => [uuid, sms])), notes };
@@ -69,6 +76,24 @@ describe("one mode a card", () => {
     expect(get(auto, [spatial(0xfffn)]).notes[0]).toContain("no room on");
     expect(get(auto, [], OLD)).toMatchObject({ sms: {} });
     expect(get([...auto, "--burst", "80"]).notes[0]).toContain("--burst is for time mode");
+  });
+  test("beside a session of another version nobody gets SMs: auto takes time mode, others are refused", () => {
+    const path = "/dev/shm/vgpu-0/a1b2c3";
+    const stranger = { session: "a1b2c3", pid: 9 as number | null, path };
+    const beside = (flags: string[], holders: Holder[] = []) =>
+      get(flags, holders, FIGURES, [stranger]);
+    const words =
+      "session a1b2c3 (pid 9) is of another version of vgpu: which SMs it has is not known";
+    expect(() => beside(["--sms", "8"])).toThrow(words);
+    expect(() => beside(["--sm", "25"], [spatial(1n)])).toThrow(words);
+    expect(() => beside([], [spatial(1n)])).toThrow(words);
+    expect(beside(["--mode", "auto", "--sm", "25"])).toEqual({
+      sms: {},
+      notes: [`${words}; --mode auto: time mode`, `${words}; --mode auto: time mode`],
+    });
+    expect(beside(["--sm", "25"])).toEqual({ sms: {}, notes: [] });
+    stranger.pid = null;
+    expect(() => beside(["--sms", "8"])).toThrow("session a1b2c3 (its supervisor is gone)");
   });
   test("an old driver is named", () => {
     expect(() => get(["--sms", "8"], [], OLD)).toThrow("green contexts: CUDA 12.4");

@@ -106,6 +106,11 @@ describe("as if started alone", () => {
     expect(changed[1]).toMatch(/^> VGPU_REGION=\/dev\/shm\/vgpu-\d+\/[0-9a-z]{6}$/);
   });
 
+  test("the same where one of them is there already", () => {
+    const words = ["run", "-q", "sh", "-c", "env | grep -c BUN_"];
+    expect(vgpu(words, { env: { ...PLAIN, LD_PRELOAD: "" } }).stdout).toBe("0\n");
+  });
+
   test("the user's own preload stays, and comes first", () => {
     const { stdout } = bash(
       "LD_PRELOAD=/nonexistent/own.so $vgpu run -q printenv LD_PRELOAD 2>/dev/null",

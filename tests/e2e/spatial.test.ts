@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import { userInfo } from "node:os";
 import { join } from "node:path";
-import { device, header } from "../../src/layout.gen.ts";
+import { device, header, LAYOUT_VERSION } from "../../src/layout.gen.ts";
 import { provideMps } from "../../src/mps.ts";
 import { readProcess } from "../../src/process.ts";
 import { deviceOffset, Region } from "../../src/region.ts";
@@ -140,6 +140,16 @@ describe("SMs of one's own", () => {
     expect(err).toContain("is now 50 %, above the session's own SMs (6.1 %)");
   }, 20_000);
 
+  test("on a card that only the command's own child sees the share is one of time", () => {
+    const env = { ...machine("hidden"), VGPU_SIM_GPUS: "2", CUDA_VISIBLE_DEVICES: "0" };
+    const second = `CUDA_VISIBLE_DEVICES=1 ${load} --us 500 --seconds 2`;
+    const { err } = run(env, ["--mode", "spatial", "--sm", "25", "--json"], ["sh", "-c", second]);
+    const summary = JSON.parse(err.split("\n").find((line) => line.startsWith("{"))!);
+    const used = summary.gpus.find(({ launches }: { launches: number }) => launches > 0);
+    expect(used).toMatchObject({ share: 25 });
+    expect(used.realised_share).toBeLessThan(30);
+  }, 20_000);
+
   test("a session without a share gets what is free on a spatial card", async () => {
     const env = machine("rest");
     const first = await start(env, ["--sms", "56"]);
@@ -242,6 +252,36 @@ describe("MPS", () => {
     expect(isAlive(daemon)).toBe(false);
   });
 
+  test("a session of another version keeps it, and nobody gets SMs beside it until it is dead", async () => {
+    const env = machine("mps-version");
+    const session = await start(env, ["--sms", "32"]);
+    const daemon = daemonOf(env)!;
+    const [name] = mine(env);
+    new Region(join(STATE, name!)).store32(header.layout_version, LAYOUT_VERSION - 1);
+    const beside = run(env, ["--sms", "8"]);
+    const timed = run(env, ["--sm", "25"]);
+    const kept = daemonOf(env);
+    const targets = childrenOf(session.child.pid);
+    session.child.kill("SIGKILL");
+    await session.child.exited;
+    const orphaned = run(env, ["--sms", "8"]);
+    for (const pid of targets) process.kill(pid, "SIGKILL");
+    while (targets.some(isAlive)) await Bun.sleep(2);
+    const after = run(env, ["--sms", "8"]);
+
+    expect([beside.status, beside.out, timed.status]).toEqual([125, "", 0]);
+    expect(beside.err).toBe(
+      `vgpu: session ${name} (pid ${session.child.pid}) is of another version of vgpu: which SMs it has is not known; wait for it to end, or stop it`,
+    );
+    expect(kept).toBe(daemon);
+    expect([orphaned.status, orphaned.err]).toEqual([
+      125,
+      expect.stringContaining(`if there are none: rm ${STATE}/${name}`),
+    ]);
+    expect(after.out).toBe("8 of 8: 0-7");
+    expect(daemonOf(env)).toBeNull();
+  });
+
   test("off: none; time mode: none unless asked for, and then turns are shorter", async () => {
     const env = machine("mps-off");
     const show = ["sh", "-c", `${smids} >/dev/null; echo "pipes $CUDA_MPS_PIPE_DIRECTORY"`];
@@ -256,6 +296,23 @@ describe("MPS", () => {
     await session.end();
     expect(quantum).toBe(4000);
     expect(daemonOf(env)).toBeNull();
+  });
+
+  test("who inherits its pipes is counted, in time mode too; with --mps off the command does not get them", async () => {
+    const plain = machine("mps-inherited");
+    const pipes = join(plain["VGPU_SIM_DIR"]!, "mps");
+    const env = { ...plain, CUDA_MPS_PIPE_DIRECTORY: pipes, CUDA_MPS_LOG_DIRECTORY: pipes };
+    const first = await start(plain, ["--sms", "112"]);
+    const daemon = daemonOf(plain)!;
+    const timed = await start(env, ["--mode", "auto", "--sm", "25"]);
+    const show = ["sh", "-c", `${smids}; env | grep -c CUDA_MPS`];
+    const off = run(env, ["--sms", "8", "--mps", "off"], show);
+    await first.end();
+    const kept = daemonOf(plain);
+    await timed.end();
+    expect([timed.out, off.out]).toEqual(["132 of 132: 0-131", "8 of 8: 112-119\n0"]);
+    expect(kept).toBe(daemon);
+    expect(daemonOf(plain)).toBeNull();
   });
 
   test("a server that the user has configured is used and stays", async () => {
@@ -278,7 +335,7 @@ describe("MPS", () => {
       control: "/nonexistent/control",
       pidFile: "/nonexistent",
     };
-    const mps = provideMps(home, true);
+    const mps = provideMps(home, true, undefined);
     expect(mps).toMatchObject({ set: {}, isThere: false, isOurs: false });
     expect(mps.note).toBe(
       "no MPS server (nvidia-cuda-mps-control is not installed): sessions on one card take turns on it, each on its own SMs",
