@@ -54,13 +54,14 @@ static inline void vgpu_order_end(const struct vgpu_order *order) {
     if (order->blocking || order->legacy) vgpu_order_end_now(order);
 }
 
-/* The driver's answer to a call that goes to the legacy stream without naming it. */
+/* The driver's answer to a call that goes to the legacy stream without naming it. One that it
+ * refuses has given no work. */
 #define VGPU_ON_LEGACY(call)                                                                       \
     (__extension__({                                                                               \
         struct vgpu_order order_;                                                                  \
         vgpu_order_begin(&order_, NULL, true, VGPU_ORDER_WORK);                                    \
         CUresult called_ = call;                                                                   \
-        vgpu_order_end(&order_);                                                                   \
+        if (called_ == CUDA_SUCCESS) vgpu_order_end(&order_);                                      \
         called_;                                                                                   \
     }))
 
