@@ -14,6 +14,9 @@
 #include "stream_order.h"
 #include "thread_stream.h"
 
+/* In most calls of syncs.def the current context is the only one. */
+#define SYNC(symbol, count, ...) SYNC_PEERS(symbol, count, 0, 0, __VA_ARGS__)
+
 #define WORDS_1 uint64_t a1
 #define WORDS_2 WORDS_1, uint64_t a2
 #define WORDS_3 WORDS_2, uint64_t a3
@@ -44,9 +47,9 @@ enum front {
 #define STREAM_ALONE STREAM
 #include "streams.def"
 #undef STREAM
-#define SYNC(symbol, count, twin, host) FRONT_##symbol, FRONT_##symbol##_ptds,
+#define SYNC_PEERS(symbol, ...) FRONT_##symbol, FRONT_##symbol##_ptds,
 #include "syncs.def"
-#undef SYNC
+#undef SYNC_PEERS
     FRONT_cuStreamCopyAttributes,
     FRONT_cuStreamCopyAttributes_ptsz,
     FRONT_cuLaunchKernelEx,
@@ -182,24 +185,39 @@ static bool host_sees(CUmemorytype type, CUdeviceptr address) {
 #define TO_ARRAY(array, at)                                                                        \
     .dstMemoryType = CU_MEMORYTYPE_ARRAY, .dstArray = (CUarray)array, .dstXInBytes = at
 
+/* A copy between contexts, with its place in the order of each. */
+#define BETWEEN(to, from, stream, call)                                                            \
+    (__extension__({                                                                               \
+        const CUcontext peers_[2] = {(CUcontext)(to), (CUcontext)(from)};                          \
+        if (peers_[0] || peers_[1]) vgpu_order_meet(peers_, stream, true);                         \
+        CUresult copied_ = call;                                                                   \
+        if (copied_ == CUDA_SUCCESS && (peers_[0] || peers_[1]))                                   \
+            vgpu_order_meet(peers_, stream, false);                                                \
+        copied_;                                                                                   \
+    }))
+#define SHAPE(context) (a1 ? ((const CUDA_MEMCPY3D_PEER *)a1)->context : NULL)
+
 /* What a twin does not take goes to the legacy stream: there the driver does it, or says what is
  * wrong. */
-#define SYNC(symbol, count, twin, host)                                                            \
+#define SYNC_PEERS(symbol, count, to, from, twin, host)                                            \
     static CUresult front_##symbol(WORDS_##count) {                                                \
-        return VGPU_ON_LEGACY(PASS_ON(count, vgpu_load_relaxed(&behind[FRONT_##symbol])));         \
+        return VGPU_ON_LEGACY(                                                                     \
+            BETWEEN(to, from, NULL, PASS_ON(count, vgpu_load_relaxed(&behind[FRONT_##symbol]))));  \
+    }                                                                                              \
+    static CUresult own_##symbol(WORDS_##count, CUstream own) {                                    \
+        if (own == CU_STREAM_PER_THREAD)                                                           \
+            return PASS_ON(count, vgpu_load_relaxed(&behind[FRONT_##symbol##_ptds]));              \
+        CUresult rc = twin;                                                                        \
+        if (rc == CUDA_ERROR_INVALID_VALUE) return PASS_ON(count, vgpu_real(VGPU_HOOK_##symbol));  \
+        return rc == CUDA_SUCCESS && (host) ? wait_for(own) : rc;                                  \
     }                                                                                              \
     static CUresult front_##symbol##_ptds(WORDS_##count) {                                         \
         CUstream own;                                                                              \
         CUresult rc = find_own(&own);                                                              \
-        if (rc != CUDA_SUCCESS) return rc;                                                         \
-        if (own == CU_STREAM_PER_THREAD)                                                           \
-            return PASS_ON(count, vgpu_load_relaxed(&behind[FRONT_##symbol##_ptds]));              \
-        rc = twin;                                                                                 \
-        if (rc == CUDA_ERROR_INVALID_VALUE) return PASS_ON(count, vgpu_real(VGPU_HOOK_##symbol));  \
-        return rc == CUDA_SUCCESS && (host) ? wait_for(own) : rc;                                  \
+        return rc ? rc : BETWEEN(to, from, CU_STREAM_PER_THREAD, own_##symbol(PASS_##count, own)); \
     }
 #include "syncs.def"
-#undef SYNC
+#undef SYNC_PEERS
 
 static const struct {
     const char *symbol;
@@ -211,9 +229,9 @@ static const struct {
 #include "streams.def"
 #undef STREAM
 #undef STREAM_ALONE
-#define SYNC(symbol, count, twin, host) FRONT(symbol) FRONT(symbol##_ptds)
+#define SYNC_PEERS(symbol, ...) FRONT(symbol) FRONT(symbol##_ptds)
 #include "syncs.def"
-#undef SYNC
+#undef SYNC_PEERS
     FRONT(cuStreamCopyAttributes)            /**/
     FRONT(cuStreamCopyAttributes_ptsz)       /**/
     FRONT(cuLaunchKernelEx)                  /**/

@@ -65,6 +65,11 @@ static inline void vgpu_order_end(const struct vgpu_order *order) {
         called_;                                                                                   \
     }))
 
+/* A copy between contexts keeps its place also in those that are not current: before it the stream
+ * (NULL or CU_STREAM_PER_THREAD) of the current context waits for theirs, after it theirs for that.
+ */
+void vgpu_order_meet(const CUcontext peers[2], CUstream stream, bool before);
+
 /* Before the context ends. */
 void vgpu_order_forget_context(CUcontext context);
 

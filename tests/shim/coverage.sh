@@ -36,5 +36,5 @@ echo "ok streams: $(echo "$listed" | wc -l) calls"
 
 # syncs.def has every copy and fill that is hooked for the per-thread stream without naming one.
 ptds=$(sed -nE 's/^HOOK\((.*)_ptds,.*/\1/p' $shim/hooks.def | sort)
-[ "$ptds" = "$(sed -nE 's/^SYNC\(([^,]*),.*/\1/p' $shim/syncs.def | sort)" ] || { echo "not ok syncs.def is not what hooks.def says"; exit 1; }
+[ "$ptds" = "$(sed -nE 's/^SYNC[A-Z_]*\(([^,]*),.*/\1/p' $shim/syncs.def | sort)" ] || { echo "not ok syncs.def is not what hooks.def says"; exit 1; }
 echo "ok syncs: $(echo "$ptds" | wc -l) calls"
