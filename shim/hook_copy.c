@@ -3,7 +3,6 @@
 #include "copy.h"
 #include "interpose.h"
 #include "pace.h"
-#include "stream_order.h"
 
 /* COPY(symbol, parameters, arguments, charge): `charge` adds to `copies` and waits. */
 #define COPY(symbol, parameters, arguments, charge)                                                \
@@ -15,7 +14,7 @@
         return REAL(symbol) arguments;                                                             \
     }
 
-/* On the legacy stream, without naming it; the program waits for it. */
+/* On a default stream, without naming it; the program waits for it. */
 #define COPY_NOW(symbol, parameters, arguments, add)                                               \
     VGPU_EXPORT CUresult symbol parameters {                                                       \
         if (__builtin_expect(vgpu_copy_limited(), 0)) {                                            \
@@ -25,7 +24,7 @@
         }                                                                                          \
         struct vgpu_sync sync;                                                                     \
         vgpu_pace_sync_begin(&sync, NULL, false, false);                                           \
-        CUresult result = VGPU_ON_LEGACY(REAL(symbol) arguments);                                  \
+        CUresult result = REAL(symbol) arguments;                                                  \
         vgpu_pace_look(&sync);                                                                     \
         return result;                                                                             \
     }

@@ -1,16 +1,21 @@
-/* The calls that take a stream (streams.def). In a session with a partition the driver's functions
- * are reached through the fronts here, which put the thread's own stream in the place of the
- * per-thread one; those that nothing else hooks are exported here too, and only forward.
+/* The calls that take a stream (streams.def), and the copies and fills that go to a default stream
+ * without naming it (syncs.def). In a session with a partition the driver's functions are reached
+ * through the fronts here, which put the thread's own stream in the place of the per-thread one;
+ * those that nothing else hooks are exported here too, and only forward.
  *
  * Arguments are passed on as words: none is a float or a large struct, and on our machines such a
  * call is the same whatever the types. */
 #include <string.h>
 
 #include "atomics.h"
+#include "capture.h"
 #include "interpose.h"
 #include "partition.h"
 #include "stream_order.h"
 #include "thread_stream.h"
+
+/* In most calls of syncs.def the current context is the only one. */
+#define SYNC(symbol, count, ...) SYNC_PEERS(symbol, count, 0, 0, __VA_ARGS__)
 
 #define WORDS_1 uint64_t a1
 #define WORDS_2 WORDS_1, uint64_t a2
@@ -42,6 +47,9 @@ enum front {
 #define STREAM_ALONE STREAM
 #include "streams.def"
 #undef STREAM
+#define SYNC_PEERS(symbol, ...) FRONT_##symbol, FRONT_##symbol##_ptds,
+#include "syncs.def"
+#undef SYNC_PEERS
     FRONT_cuStreamCopyAttributes,
     FRONT_cuStreamCopyAttributes_ptsz,
     FRONT_cuLaunchKernelEx,
@@ -53,6 +61,7 @@ enum front {
 static void *behind[FRONTS]; /* the driver's functions */
 
 #define BEHIND(symbol) ((typeof(&symbol))vgpu_load_relaxed(&behind[FRONT_##symbol]))
+#define PASS_ON(count, function) ((CUresult(*)(WORDS_##count))(function))(PASS_##count)
 
 static bool is_legacy(CUstream stream, bool per_thread) {
     return stream == CU_STREAM_LEGACY || (!stream && !per_thread);
@@ -80,8 +89,7 @@ static CUresult enter(CUstream *stream, bool per_thread, enum vgpu_order_kind ki
         CUresult rc = enter(&stream, per_thread, VGPU_ORDER_##kind, &order);                       \
         if (rc != CUDA_SUCCESS) return rc;                                                         \
         a##at = (uintptr_t)stream;                                                                 \
-        rc = ((CUresult(*)(WORDS_##count))vgpu_load_relaxed(&behind[FRONT_##symbol]))(             \
-            PASS_##count);                                                                         \
+        rc = PASS_ON(count, vgpu_load_relaxed(&behind[FRONT_##symbol]));                           \
         vgpu_order_end(&order);                                                                    \
         return rc;                                                                                 \
     }
@@ -128,6 +136,89 @@ LAUNCH_EX(cuLaunchKernelEx_ptsz, true)
 INSTANTIATE(cuGraphInstantiateWithParams, false)
 INSTANTIATE(cuGraphInstantiateWithParams_ptsz, true)
 
+/* A copy or a fill on the per-thread stream (_ptds): its twin in the thread's own stream, which
+ * waits for no other thread's. */
+static CUresult find_own(CUstream *own) {
+    *own = CU_STREAM_PER_THREAD;
+    CUresult rc = vgpu_thread_stream_swap(own);
+    /* While it captures that is an error, and the capture's end; the twin would be captured. */
+    if (rc == CUDA_SUCCESS && *own != CU_STREAM_PER_THREAD && vgpu_capture_holds(*own, false))
+        rc = REAL(cuStreamSynchronize)(*own);
+    return rc;
+}
+
+/* Unlike a copy, a wait would end the captures of other streams. */
+static CUresult wait_for(CUstream own) {
+    CUstreamCaptureMode mode = vgpu_capture_relax();
+    CUresult rc = REAL(cuStreamSynchronize)(own);
+    vgpu_capture_restore(mode);
+    return rc;
+}
+
+/* Whether the host may look at (or write) it as soon as the call has returned. */
+static bool host_sees(CUmemorytype type, CUdeviceptr address) {
+    unsigned int found = CU_MEMORYTYPE_HOST, managed = 0;
+    if (type == CU_MEMORYTYPE_HOST || type == CU_MEMORYTYPE_ARRAY)
+        return type == CU_MEMORYTYPE_HOST;
+    CALL(cuPointerGetAttribute)(&found, CU_POINTER_ATTRIBUTE_MEMORY_TYPE, address);
+    CALL(cuPointerGetAttribute)(&managed, CU_POINTER_ATTRIBUTE_IS_MANAGED, address);
+    return found == CU_MEMORYTYPE_HOST || managed;
+}
+
+#define SEEN(address) host_sees(CU_MEMORYTYPE_UNIFIED, address)
+#define SHAPE_SEEN(type)                                                                           \
+    (host_sees(((const type *)a1)->dstMemoryType, ((const type *)a1)->dstDevice) ||                \
+     host_sees(((const type *)a1)->srcMemoryType, ((const type *)a1)->srcDevice))
+
+#define IN_OWN(twin, count)                                                                        \
+    ((CUresult(*)(WORDS_##count, CUstream))vgpu_real(VGPU_HOOK_##twin))(PASS_##count, own)
+
+/* A part of a one-dimensional array has twins only for the host's memory. */
+#define ROW(from, to, bytes)                                                                       \
+    REAL(cuMemcpy2DAsync_v2)(&(CUDA_MEMCPY2D){from, to, .WidthInBytes = bytes, .Height = 1}, own)
+#define FROM_DEVICE(address, pitch)                                                                \
+    .srcMemoryType = CU_MEMORYTYPE_DEVICE, .srcDevice = address, .srcPitch = pitch
+#define TO_DEVICE(address, pitch)                                                                  \
+    .dstMemoryType = CU_MEMORYTYPE_DEVICE, .dstDevice = address, .dstPitch = pitch
+#define FROM_ARRAY(array, at)                                                                      \
+    .srcMemoryType = CU_MEMORYTYPE_ARRAY, .srcArray = (CUarray)array, .srcXInBytes = at
+#define TO_ARRAY(array, at)                                                                        \
+    .dstMemoryType = CU_MEMORYTYPE_ARRAY, .dstArray = (CUarray)array, .dstXInBytes = at
+
+/* A copy between contexts, with its place in the order of each. */
+#define BETWEEN(to, from, stream, call)                                                            \
+    (__extension__({                                                                               \
+        const CUcontext peers_[2] = {(CUcontext)(to), (CUcontext)(from)};                          \
+        if (peers_[0] || peers_[1]) vgpu_order_meet(peers_, stream, true);                         \
+        CUresult copied_ = call;                                                                   \
+        if (copied_ == CUDA_SUCCESS && (peers_[0] || peers_[1]))                                   \
+            vgpu_order_meet(peers_, stream, false);                                                \
+        copied_;                                                                                   \
+    }))
+#define SHAPE(context) (a1 ? ((const CUDA_MEMCPY3D_PEER *)a1)->context : NULL)
+
+/* What a twin does not take goes to the legacy stream: there the driver does it, or says what is
+ * wrong. */
+#define SYNC_PEERS(symbol, count, to, from, twin, host)                                            \
+    static CUresult front_##symbol(WORDS_##count) {                                                \
+        return VGPU_ON_LEGACY(                                                                     \
+            BETWEEN(to, from, NULL, PASS_ON(count, vgpu_load_relaxed(&behind[FRONT_##symbol]))));  \
+    }                                                                                              \
+    static CUresult own_##symbol(WORDS_##count, CUstream own) {                                    \
+        if (own == CU_STREAM_PER_THREAD)                                                           \
+            return PASS_ON(count, vgpu_load_relaxed(&behind[FRONT_##symbol##_ptds]));              \
+        CUresult rc = twin;                                                                        \
+        if (rc == CUDA_ERROR_INVALID_VALUE) return PASS_ON(count, vgpu_real(VGPU_HOOK_##symbol));  \
+        return rc == CUDA_SUCCESS && (host) ? wait_for(own) : rc;                                  \
+    }                                                                                              \
+    static CUresult front_##symbol##_ptds(WORDS_##count) {                                         \
+        CUstream own;                                                                              \
+        CUresult rc = find_own(&own);                                                              \
+        return rc ? rc : BETWEEN(to, from, CU_STREAM_PER_THREAD, own_##symbol(PASS_##count, own)); \
+    }
+#include "syncs.def"
+#undef SYNC_PEERS
+
 static const struct {
     const char *symbol;
     void *function;
@@ -138,6 +229,9 @@ static const struct {
 #include "streams.def"
 #undef STREAM
 #undef STREAM_ALONE
+#define SYNC_PEERS(symbol, ...) FRONT(symbol) FRONT(symbol##_ptds)
+#include "syncs.def"
+#undef SYNC_PEERS
     FRONT(cuStreamCopyAttributes)            /**/
     FRONT(cuStreamCopyAttributes_ptsz)       /**/
     FRONT(cuLaunchKernelEx)                  /**/
@@ -146,18 +240,6 @@ static const struct {
     FRONT(cuGraphInstantiateWithParams_ptsz) /**/
 };
 
-/* A synchronous copy on the per-thread stream (_ptds) names no stream to swap: it goes to the
- * legacy one, which waits for ours. */
-static void *find_legacy(const char *symbol) {
-    char plain[64];
-    size_t length = strlen(symbol);
-    if (length < 5 || length >= sizeof plain || strcmp(symbol + length - 5, "_ptds") != 0)
-        return NULL;
-    memcpy(plain, symbol, length - 5);
-    plain[length - 5] = 0;
-    return vgpu_driver_symbol(plain);
-}
-
 void *vgpu_thread_stream_front(const char *symbol, void *real) {
     if (!real || symbol[0] != 'c' || !vgpu_partition_any()) return real;
     for (unsigned i = 0; i < FRONTS; i++) {
@@ -165,8 +247,7 @@ void *vgpu_thread_stream_front(const char *symbol, void *real) {
         vgpu_store_relaxed(&behind[i], real);
         return fronts[i].function;
     }
-    void *legacy = find_legacy(symbol);
-    return legacy ? legacy : real;
+    return real;
 }
 
 /* --- exported --- */

@@ -240,6 +240,37 @@ void vgpu_order_end_now(const struct vgpu_order *order) {
     pthread_mutex_unlock(&lock);
 }
 
+/* The stream of `second` waits for that of `first`; by the fronts, so for the blocking ones too. */
+static void pass_on(CUcontext first, CUcontext second, CUstream stream) {
+    CUcontext popped;
+    CUevent event = vgpu_partition_event(first);
+    bool recorded = false;
+    if (event && REAL(cuCtxPushCurrent_v2)(first) == CUDA_SUCCESS) {
+        recorded = vgpu_capture_record_await(stream, false);
+        if (recorded) {
+            CALL(cuEventRecord)(event, stream);
+            vgpu_capture_record_end();
+        }
+        CALL(cuCtxPopCurrent_v2)(&popped);
+    }
+    if (recorded && REAL(cuCtxPushCurrent_v2)(second) == CUDA_SUCCESS) {
+        if (!vgpu_capture_holds(stream, false)) CALL(cuStreamWaitEvent)(stream, event, 0);
+        CALL(cuCtxPopCurrent_v2)(&popped);
+    }
+    if (event) CALL(cuEventDestroy_v2)(event);
+}
+
+void vgpu_order_meet(const CUcontext peers[2], CUstream stream, bool before) {
+    CUcontext current = NULL;
+    if (REAL(cuCtxGetCurrent)(&current) != CUDA_SUCCESS || !current) return;
+    current = vgpu_partition_inside(current);
+    for (int i = 0; i < 2; i++) {
+        CUcontext peer = vgpu_partition_inside(peers[i]);
+        if (peer == current || !vgpu_partition_is_inside(peer)) continue;
+        pass_on(before ? peer : current, before ? current : peer, stream);
+    }
+}
+
 void vgpu_order_forget_context(CUcontext context) {
     ours = true;
     pthread_mutex_lock(&lock);

@@ -54,15 +54,21 @@ static inline void vgpu_order_end(const struct vgpu_order *order) {
     if (order->blocking || order->legacy) vgpu_order_end_now(order);
 }
 
-/* The driver's answer to a call that goes to the legacy stream without naming it. */
+/* The driver's answer to a call that goes to the legacy stream without naming it. One that it
+ * refuses has given no work. */
 #define VGPU_ON_LEGACY(call)                                                                       \
     (__extension__({                                                                               \
         struct vgpu_order order_;                                                                  \
         vgpu_order_begin(&order_, NULL, true, VGPU_ORDER_WORK);                                    \
         CUresult called_ = call;                                                                   \
-        vgpu_order_end(&order_);                                                                   \
+        if (called_ == CUDA_SUCCESS) vgpu_order_end(&order_);                                      \
         called_;                                                                                   \
     }))
+
+/* A copy between contexts keeps its place also in those that are not current: before it the stream
+ * (NULL or CU_STREAM_PER_THREAD) of the current context waits for theirs, after it theirs for that.
+ */
+void vgpu_order_meet(const CUcontext peers[2], CUstream stream, bool before);
 
 /* Before the context ends. */
 void vgpu_order_forget_context(CUcontext context);

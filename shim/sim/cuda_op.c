@@ -53,11 +53,18 @@ static bool op_step(struct stream *stream, struct op *op, uint64_t *due) {
         if (op->record.event->version == op->record.version)
             event_settle(op->record.event, lane, stream->tail);
         return true;
-    case OP_WAIT_STREAM:
-        if (op->join.stream->resolved < op->join.count) return false;
-        if (context_lane(op->join.stream->context) == lane && op->join.stream->tail > stream->tail)
-            stream->tail = op->join.stream->tail;
+    case OP_WAIT_STREAM: {
+        const struct stream *other = op->join.stream;
+        if (other->resolved < op->join.count) return false;
+        if (context_lane(other->context) != lane) {
+            op->kind = OP_WAIT_TARGET;
+            op->wait.target = other->tail;
+            op->wait.lane = context_lane(other->context);
+            return op_step(stream, op, due);
+        }
+        if (other->tail > stream->tail) stream->tail = other->tail;
         return true;
+    }
     case OP_WAIT_TARGET:
         lane_look(op->wait.lane);
         *due = lane_due(op->wait.lane, op->wait.target);

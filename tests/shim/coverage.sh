@@ -33,3 +33,8 @@ streams() {
 listed=$(sed -nE 's/^STREAM(_ALONE)?\((.*), (WORK|WAIT|ASK)\)$/\2/p' $shim/streams.def | sort)
 [ "$(streams)" = "$listed" ] || { echo "not ok streams.def is not what cuda_calls.h says"; exit 1; }
 echo "ok streams: $(echo "$listed" | wc -l) calls"
+
+# syncs.def has every copy and fill that is hooked for the per-thread stream without naming one.
+ptds=$(sed -nE 's/^HOOK\((.*)_ptds,.*/\1/p' $shim/hooks.def | sort)
+[ "$ptds" = "$(sed -nE 's/^SYNC[A-Z_]*\(([^,]*),.*/\1/p' $shim/syncs.def | sort)" ] || { echo "not ok syncs.def is not what hooks.def says"; exit 1; }
+echo "ok syncs: $(echo "$ptds" | wc -l) calls"

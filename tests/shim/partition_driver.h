@@ -14,12 +14,11 @@
 #define SMS 24
 static struct vgpu_region *region;
 
-/* Before the first call through the shim: a session has its partition from the start. */
-static void give_partition(void) {
+static void give_partition_on(int ordinal) {
     CUuuid uuid;
     MUST(REAL_FUNCTION(cuInit)(0));
-    MUST(cuDeviceGetUuid_v2(&uuid, 0));
-    struct vgpu_device *device = &region->devices[0];
+    MUST(cuDeviceGetUuid_v2(&uuid, ordinal));
+    struct vgpu_device *device = &region->devices[ordinal];
     memcpy(device->uuid, uuid.bytes, 16);
     device->mem_limit = region->header.default_mem_limit;
     device->share_ppm = VGPU_WHOLE_GPU;
@@ -30,5 +29,10 @@ static void give_partition(void) {
     device->sm_count = SMS;
     device->sm_groups[0] = 1 << 1 | 1 << 2 | 1 << 14;
     vgpu_store_release(&device->state, (uint32_t)VGPU_DEVICE_READY);
+}
+
+/* Before the first call through the shim: a session has its partition from the start. */
+static void give_partition(void) {
+    give_partition_on(0);
     MUST(cuInit(0));
 }

@@ -96,6 +96,19 @@ int main(void) {
     CHECK("another card's stream waits", cuStreamQuery(there) == 600);
     MUST(cuStreamSynchronize(there));
     CHECK("until the event", cuEventQuery(event) == 0);
+    /* also of one whose stream has yet to come to the record */
+    unsigned int *gate;
+    MUST(cuMemHostAlloc((void **)&gate, 4, 0));
+    *gate = 0;
+    MUST(cuStreamWaitValue32_v2(here, (CUdeviceptr)(uintptr_t)gate, 1, 0));
+    MUST(cuCtxSetCurrent(context));
+    MUST(check_launch(check_kernel("long"), here, NULL));
+    MUST(cuEventRecord(event, here));
+    MUST(cuCtxSetCurrent(other));
+    MUST(cuStreamWaitEvent(there, event, 0));
+    __atomic_store_n(gate, 1, __ATOMIC_RELEASE);
+    MUST(cuStreamSynchronize(there));
+    CHECK("for work that waited itself", cuEventQuery(event) == 0);
     /* an endless kernel ends with its context */
     MUST(check_launch(check_kernel("forever"), there, NULL));
     MUST(check_launch(quick, there, NULL));
