@@ -1,5 +1,7 @@
+#define _GNU_SOURCE
 #include "context.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "arrays.h"
@@ -31,11 +33,17 @@ static struct primary {
     CUcontext handle;
 } primaries[ORDINALS];
 
+/* Around the driver's call and our count of it: only so is it known which release is the last.
+ * Recursive, since a tool that the driver calls back may retain and release too. The outermost of
+ * our locks. */
+static pthread_mutex_t counting = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
 static struct primary *primary_of(CUdevice ordinal) {
     return (unsigned)ordinal < ORDINALS ? &primaries[ordinal] : NULL;
 }
 
 static void forget_in_child(void) {
+    counting = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
     __builtin_memset(primaries, 0, sizeof primaries);
     vgpu_contexts_forget();
     vgpu_blocks_forget();
@@ -353,6 +361,14 @@ CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext)) {
     return rc;
 }
 
+static CUresult retain(struct primary *primary, CUcontext *context, CUdevice ordinal) {
+    pthread_mutex_lock(&counting);
+    CUresult rc = REAL(cuDevicePrimaryCtxRetain)(context, ordinal);
+    if (rc == CUDA_SUCCESS) primary->references++;
+    pthread_mutex_unlock(&counting);
+    return rc;
+}
+
 CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const char *api) {
     struct vgpu_place place;
     struct primary *primary = primary_of(ordinal);
@@ -364,7 +380,7 @@ CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const cha
     bool making = vgpu_cas_acq_rel(&primary->state, &state, (uint32_t)MAKING);
     CUresult rc = making ? reserve(&place, api, &charge) : CUDA_SUCCESS;
     CUcontext context = NULL;
-    if (rc == CUDA_SUCCESS) rc = REAL(cuDevicePrimaryCtxRetain)(&context, ordinal);
+    if (rc == CUDA_SUCCESS) rc = retain(primary, &context, ordinal);
     if (making) {
         if (rc == CUDA_SUCCESS) {
             vgpu_store_relaxed(&primary->handle, context);
@@ -376,26 +392,24 @@ CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const cha
     } else if (rc == CUDA_SUCCESS) {
         /* It may have ended and come back, or its maker may have been refused: look once more. */
         rc = vgpu_context_seen_by(context, api);
-        if (rc != CUDA_SUCCESS) REAL(cuDevicePrimaryCtxRelease_v2)(ordinal);
+        if (rc != CUDA_SUCCESS)
+            vgpu_context_release_primary(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
     }
-    if (rc == CUDA_SUCCESS) {
-        vgpu_add_relaxed(&primary->references, 1U);
-        *out = context;
-    }
+    if (rc == CUDA_SUCCESS) *out = context;
     return rc;
 }
 
-CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset) {
-    struct primary *primary = primary_of(ordinal);
-    if (!vgpu_session_get() || !primary) return end(ordinal);
-    uint32_t references = vgpu_load_relaxed(&primary->references);
+/* Caller holds the lock. */
+static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*end)(CUdevice),
+                        bool reset) {
+    uint32_t references = primary->references;
     CUcontext handle = vgpu_load_relaxed(&primary->handle);
     /* The pacer's streams and events must go while the context still lives. */
     if (handle && (reset || references <= 1)) vgpu_pace_forget_context(handle);
     if (reset || (references == 1 && !vgpu_partition_is_shared())) leave_partition(ordinal);
     CUresult rc = end(ordinal);
     if (rc != CUDA_SUCCESS) return rc;
-    vgpu_store_relaxed(&primary->references, reset || references == 0 ? 0 : references - 1);
+    primary->references = reset || references == 0 ? 0 : references - 1;
     if (!reset && primary_active(ordinal)) return rc;
     struct vgpu_context entry;
     if (handle && vgpu_contexts_take(handle, &entry)) {
@@ -405,16 +419,29 @@ CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice
     return rc;
 }
 
+CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset) {
+    struct primary *primary = primary_of(ordinal);
+    if (!vgpu_session_get() || !primary) return end(ordinal);
+    pthread_mutex_lock(&counting);
+    CUresult rc = release(primary, ordinal, end, reset);
+    pthread_mutex_unlock(&counting);
+    return rc;
+}
+
+/* Caller holds the lock. */
+static void look_at(struct primary *primary, CUdevice ordinal) {
+    CUcontext handle = vgpu_load_relaxed(&primary->handle);
+    struct vgpu_context entry;
+    if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
+        !vgpu_contexts_take(handle, &entry))
+        return;
+    primary->references = 0;
+    vgpu_store_release(&primary->state, (uint32_t)ABSENT);
+    drop(&entry);
+}
+
 void vgpu_context_look_at_primaries(void) {
-    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) {
-        struct primary *primary = &primaries[ordinal];
-        CUcontext handle = vgpu_load_relaxed(&primary->handle);
-        struct vgpu_context entry;
-        if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
-            !vgpu_contexts_take(handle, &entry))
-            continue;
-        vgpu_store_relaxed(&primary->references, 0U);
-        vgpu_store_release(&primary->state, (uint32_t)ABSENT);
-        drop(&entry);
-    }
+    pthread_mutex_lock(&counting);
+    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) look_at(&primaries[ordinal], ordinal);
+    pthread_mutex_unlock(&counting);
 }
