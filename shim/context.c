@@ -29,8 +29,10 @@
 enum { ABSENT, MAKING, PRESENT };
 static struct primary {
     uint32_t state;
-    uint32_t references; /* retains seen by us: at most the driver's own count */
     CUcontext handle;
+    /* Under `counting`: */
+    uint32_t references; /* retains seen by us: at most the driver's own count */
+    uint32_t greens;     /* the program's own green contexts, each of which holds it too */
 } primaries[ORDINALS];
 
 /* Around the driver's call and our count of it: only so is it known which release is the last.
@@ -113,6 +115,25 @@ static bool primary_active(CUdevice ordinal) {
     unsigned flags;
     int active = 0;
     return CALL(cuDevicePrimaryCtxGetState)(ordinal, &flags, &active) == CUDA_SUCCESS && active;
+}
+
+/* Caller holds the lock. */
+static void look_at(struct primary *primary, CUdevice ordinal) {
+    CUcontext handle = vgpu_load_relaxed(&primary->handle);
+    struct vgpu_context entry;
+    if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
+        !vgpu_contexts_take(handle, &entry))
+        return;
+    primary->references = primary->greens = 0;
+    vgpu_store_release(&primary->state, (uint32_t)ABSENT);
+    drop(&entry);
+}
+
+/* Refunds the primary contexts that ended with a green one. */
+static void look_at_primaries(void) {
+    pthread_mutex_lock(&counting);
+    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) look_at(&primaries[ordinal], ordinal);
+    pthread_mutex_unlock(&counting);
 }
 
 /* The handle of a primary context that is alive: retaining it once more is free. */
@@ -287,7 +308,7 @@ static CUresult close_room(CUcontext room) {
     if (!known) return rc;
     if (!primary_active(ordinal)) {
         drop(&entry);
-        vgpu_context_look_at_primaries();
+        look_at_primaries();
         return rc;
     }
     uint64_t count, *addresses = vgpu_blocks_list(entry.owner, &count);
@@ -399,6 +420,12 @@ CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const cha
     return rc;
 }
 
+/* The view goes with what would be the last of the program's holds. What cudart holds we do not
+ * see. */
+static bool is_last(const struct primary *primary) {
+    return primary->references + primary->greens == 1 && !vgpu_partition_is_shared();
+}
+
 /* Caller holds the lock. */
 static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*end)(CUdevice),
                         bool reset) {
@@ -406,9 +433,10 @@ static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*en
     CUcontext handle = vgpu_load_relaxed(&primary->handle);
     /* The pacer's streams and events must go while the context still lives. */
     if (handle && (reset || references <= 1)) vgpu_pace_forget_context(handle);
-    if (reset || (references == 1 && !vgpu_partition_is_shared())) leave_partition(ordinal);
+    if (reset || is_last(primary)) leave_partition(ordinal);
     CUresult rc = end(ordinal);
     if (rc != CUDA_SUCCESS) return rc;
+    if (reset) primary->greens = 0;
     primary->references = reset || references == 0 ? 0 : references - 1;
     if (!reset && primary_active(ordinal)) return rc;
     struct vgpu_context entry;
@@ -428,20 +456,43 @@ CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice
     return rc;
 }
 
-/* Caller holds the lock. */
-static void look_at(struct primary *primary, CUdevice ordinal) {
-    CUcontext handle = vgpu_load_relaxed(&primary->handle);
-    struct vgpu_context entry;
-    if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
-        !vgpu_contexts_take(handle, &entry))
-        return;
-    primary->references = 0;
-    vgpu_store_release(&primary->state, (uint32_t)ABSENT);
-    drop(&entry);
+CUresult vgpu_context_make_green(CUgreenCtx *out, CUdevResourceDesc resources, CUdevice ordinal,
+                                 unsigned int flags) {
+    struct primary *primary = primary_of(ordinal);
+    CUcontext context;
+    if (!vgpu_session_get() || !primary)
+        return REAL(cuGreenCtxCreate)(out, resources, ordinal, flags);
+    CUresult rc = vgpu_context_retain_primary(&context, ordinal, "cuGreenCtxCreate");
+    if (rc != CUDA_SUCCESS) return rc;
+    pthread_mutex_lock(&counting);
+    rc = REAL(cuGreenCtxCreate)(out, resources, ordinal, flags);
+    if (rc == CUDA_SUCCESS) primary->greens++;
+    pthread_mutex_unlock(&counting);
+    vgpu_context_release_primary(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
+    return rc;
 }
 
-void vgpu_context_look_at_primaries(void) {
+/* Caller holds the lock. */
+static CUresult end_green(struct primary *primary, CUdevice ordinal, CUgreenCtx green) {
+    CUresult rc = REAL(cuGreenCtxDestroy)(green);
+    if (rc != CUDA_SUCCESS || !primary || !primary->greens) return rc;
+    if (is_last(primary)) leave_partition(ordinal);
+    primary->greens--;
+    return rc;
+}
+
+CUresult vgpu_context_end_green(CUgreenCtx green) {
+    CUcontext context = NULL;
+    CUdevice ordinal = -1;
+    struct vgpu_context entry;
+    if (!vgpu_session_get()) return REAL(cuGreenCtxDestroy)(green);
+    bool known = REAL(cuCtxFromGreenCtx)(&context, green) == CUDA_SUCCESS;
+    if (known) device_of(context, &ordinal);
+    known = known && vgpu_contexts_take(context, &entry);
     pthread_mutex_lock(&counting);
-    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) look_at(&primaries[ordinal], ordinal);
+    CUresult rc = end_green(primary_of(ordinal), ordinal, green);
     pthread_mutex_unlock(&counting);
+    if (rc == CUDA_SUCCESS) look_at_primaries();
+    else if (known) vgpu_contexts_put(&entry);
+    return rc;
 }

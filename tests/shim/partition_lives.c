@@ -4,13 +4,6 @@
 
 #include "partition_driver.h"
 
-static bool is_active(void) {
-    unsigned int flags;
-    int active;
-    MUST(cuDevicePrimaryCtxGetState(0, &flags, &active));
-    return active;
-}
-
 /* --- many threads retain and release --- */
 
 enum { THREADS = 4, ROUNDS = 300, PAIRS = 300 };
@@ -56,9 +49,54 @@ static void threads(void) {
     equal(charged(region), 0, "nothing stays charged after them");
 }
 
+/* --- green contexts of the program's own --- */
+
+static CUgreenCtx make_green(void) {
+    CUdevResource whole, group;
+    CUdevResourceDesc desc;
+    CUgreenCtx green;
+    unsigned int count = 1;
+    MUST(cuDeviceGetDevResource(0, &whole, CU_DEV_RESOURCE_TYPE_SM));
+    MUST(cuDevSmResourceSplitByCount(&group, &count, &whole, NULL, 0, 8));
+    MUST(cuDevResourceGenerateDesc(&desc, &group, 1));
+    MUST(cuGreenCtxCreate(&green, desc, 0, CU_GREEN_CTX_DEFAULT_STREAM));
+    return green;
+}
+
+static void held_by_green(void) {
+    CUcontext context;
+    CUstream stream;
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuCtxSetCurrent(context));
+    MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    CUgreenCtx first = make_green(), second = make_green();
+    MUST(cuDevicePrimaryCtxRelease_v2(0));
+    MUST(cuGreenCtxDestroy(first));
+    equal(cuStreamQuery(stream), CUDA_SUCCESS, "a green context holds the primary one's streams");
+    runs_inside(stream, "whose work stays inside");
+    runs_inside(NULL, "as does its default stream's");
+    MUST(cuGreenCtxDestroy(second));
+    check(!is_active(), "the last green context ends it", 0, 0);
+    equal(charged(region), 0, "nothing stays charged after green contexts");
+    MUST(cuCtxSetCurrent(NULL));
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuCtxSetCurrent(context));
+    MUST(cuGreenCtxDestroy(make_green()));
+    check(is_active(), "a retained one outlives them", 0, 0);
+    make_green();
+    MUST(cuDevicePrimaryCtxReset_v2(0));
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuCtxSetCurrent(context));
+    runs_inside(NULL, "after a reset, which ends green contexts: inside");
+    MUST(cuDevicePrimaryCtxRelease_v2(0));
+    check(!is_active(), "and released it ends", 0, 0);
+    MUST(cuCtxSetCurrent(NULL));
+}
+
 int main(void) {
     region = session_region();
     give_partition();
     threads();
+    held_by_green();
     return failures != 0;
 }
