@@ -30,7 +30,7 @@ enum { ABSENT, MAKING, PRESENT };
 static struct primary {
     uint32_t state;
     CUcontext handle;
-    /* Under `counting`: */
+    /* Changed under `counting`: */
     uint32_t references; /* retains seen by us: at most the driver's own count */
     uint32_t greens;     /* the program's own green contexts, each of which holds it too */
 } primaries[ORDINALS];
@@ -124,7 +124,8 @@ static void look_at(struct primary *primary, CUdevice ordinal) {
     if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
         !vgpu_contexts_take(handle, &entry))
         return;
-    primary->references = primary->greens = 0;
+    primary->references = 0;
+    vgpu_store_relaxed(&primary->greens, 0U);
     vgpu_store_release(&primary->state, (uint32_t)ABSENT);
     drop(&entry);
 }
@@ -436,7 +437,7 @@ static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*en
     if (reset || is_last(primary)) leave_partition(ordinal);
     CUresult rc = end(ordinal);
     if (rc != CUDA_SUCCESS) return rc;
-    if (reset) primary->greens = 0;
+    if (reset) vgpu_store_relaxed(&primary->greens, 0U);
     primary->references = reset || references == 0 ? 0 : references - 1;
     if (!reset && primary_active(ordinal)) return rc;
     struct vgpu_context entry;
@@ -466,7 +467,7 @@ CUresult vgpu_context_make_green(CUgreenCtx *out, CUdevResourceDesc resources, C
     if (rc != CUDA_SUCCESS) return rc;
     pthread_mutex_lock(&counting);
     rc = REAL(cuGreenCtxCreate)(out, resources, ordinal, flags);
-    if (rc == CUDA_SUCCESS) primary->greens++;
+    if (rc == CUDA_SUCCESS) vgpu_store_relaxed(&primary->greens, primary->greens + 1);
     pthread_mutex_unlock(&counting);
     vgpu_context_release_primary(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
     return rc;
@@ -477,7 +478,23 @@ static CUresult end_green(struct primary *primary, CUdevice ordinal, CUgreenCtx 
     CUresult rc = REAL(cuGreenCtxDestroy)(green);
     if (rc != CUDA_SUCCESS || !primary || !primary->greens) return rc;
     if (is_last(primary)) leave_partition(ordinal);
-    primary->greens--;
+    vgpu_store_relaxed(&primary->greens, primary->greens - 1);
+    return rc;
+}
+
+CUresult vgpu_context_synchronize(void) {
+    CUcontext view = NULL, known, popped;
+    CUdevice ordinal;
+    CUresult rc = REAL(cuCtxSynchronize)();
+    if (rc != CUDA_SUCCESS || !vgpu_partition_any()) return rc;
+    if (REAL(cuCtxGetCurrent)(&view) != CUDA_SUCCESS) return rc;
+    known = vgpu_partition_outside(view);
+    if (known == view || CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return rc;
+    const struct primary *primary = primary_of(ordinal);
+    if (!primary || !vgpu_load_relaxed(&primary->greens)) return rc;
+    if (REAL(cuCtxPushCurrent_v2)(known) != CUDA_SUCCESS) return rc;
+    rc = REAL(cuCtxSynchronize)();
+    REAL(cuCtxPopCurrent_v2)(&popped);
     return rc;
 }
 

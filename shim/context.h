@@ -67,4 +67,8 @@ CUresult vgpu_context_make_green(CUgreenCtx *out, CUdevResourceDesc resources, C
                                  unsigned int flags);
 CUresult vgpu_context_end_green(CUgreenCtx green);
 
+/* cuCtxSynchronize. A primary context's waits for the program's green ones too; those are not its
+ * view's, so where there are any the primary itself is asked, and with it its rooms. */
+CUresult vgpu_context_synchronize(void);
+
 #endif

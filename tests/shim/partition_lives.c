@@ -63,6 +63,14 @@ static CUgreenCtx make_green(void) {
     return green;
 }
 
+/* The last release of it, by the one thread that has it current. */
+static void end_primary(void) {
+    MUST(cuDevicePrimaryCtxRelease_v2(0));
+    check(!is_active(), "and released it ends", 0, 0);
+    MUST(cuCtxSetCurrent(NULL));
+    equal(charged(region), 0, "with all that was charged");
+}
+
 static void held_by_green(void) {
     CUcontext context;
     CUstream stream;
@@ -88,9 +96,28 @@ static void held_by_green(void) {
     MUST(cuDevicePrimaryCtxRetain(&context, 0));
     MUST(cuCtxSetCurrent(context));
     runs_inside(NULL, "after a reset, which ends green contexts: inside");
-    MUST(cuDevicePrimaryCtxRelease_v2(0));
-    check(!is_active(), "and released it ends", 0, 0);
-    MUST(cuCtxSetCurrent(NULL));
+    end_primary();
+}
+
+static void waits_for_green(void) {
+    CUcontext context;
+    CUmodule module;
+    CUfunction kernel;
+    CUstream stream;
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuCtxSetCurrent(context));
+    setenv("VGPU_SIM_KERNELS", "long=20000", 1); /* us on the whole card */
+    MUST(cuModuleLoadData(&module, ".version 8.0"));
+    MUST(cuModuleGetFunction(&kernel, module, "long"));
+    CUgreenCtx green = make_green();
+    MUST(cuGreenCtxStreamCreate(&stream, green, CU_STREAM_NON_BLOCKING, 0));
+    MUST(cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, stream, NULL, NULL));
+    equal(cuStreamQuery(stream), CUDA_ERROR_NOT_READY, "work in a green context takes its time");
+    MUST(cuCtxSynchronize());
+    equal(cuStreamQuery(stream), CUDA_SUCCESS, "cuCtxSynchronize of the primary one waits for it");
+    MUST(cuGreenCtxDestroy(green));
+    MUST(cuModuleUnload(module));
+    end_primary();
 }
 
 int main(void) {
@@ -98,5 +125,6 @@ int main(void) {
     give_partition();
     threads();
     held_by_green();
+    waits_for_green();
     return failures != 0;
 }
