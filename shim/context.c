@@ -241,11 +241,12 @@ CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *insi
     return vgpu_partition_sms(ordinal) ? view_of(ordinal, context, inside) : CUDA_SUCCESS;
 }
 
-/* A primary context that became current on a way that we do not see. */
+/* A primary context that became current on a way that we do not see, or that has come back after
+ * its end: the view of then is dead. */
 static CUresult step_inside(CUcontext *current, const char *api) {
-    CUcontext inside;
-    CUresult rc = vgpu_context_inside(*current, api, &inside);
-    if (rc != CUDA_SUCCESS || inside == *current) return rc;
+    CUcontext known = vgpu_partition_outside(*current), inside;
+    CUresult rc = vgpu_context_inside(known, api, &inside);
+    if (rc != CUDA_SUCCESS || inside == known || inside == *current) return rc;
     *current = inside;
     return REAL(cuCtxSetCurrent)(inside);
 }

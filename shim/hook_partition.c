@@ -12,10 +12,15 @@ static CUresult show(CUresult rc, CUcontext *out) {
     return rc;
 }
 
-/* PyTorch asks several times an operator: without a partition, straight on to the driver. */
+/* PyTorch asks several times an operator: without a partition, straight on to the driver. cudart
+ * asks before it works in a primary context: one that has come back has another view by now. */
 VGPU_EXPORT CUresult cuCtxGetCurrent(CUcontext *out) {
-    if (__builtin_expect(!vgpu_partition_any(), 1)) return REAL(cuCtxGetCurrent)(out);
-    return show(REAL(cuCtxGetCurrent)(out), out);
+    CUresult rc = REAL(cuCtxGetCurrent)(out);
+    if (__builtin_expect(!vgpu_partition_any(), 1) || rc != CUDA_SUCCESS || !out) return rc;
+    CUcontext known = vgpu_partition_outside(*out), view = vgpu_partition_inside(known);
+    if (view != known && view != *out) rc = REAL(cuCtxSetCurrent)(view);
+    *out = known;
+    return rc;
 }
 
 VGPU_EXPORT CUresult cuCtxPopCurrent(CUcontext *out) {

@@ -54,7 +54,8 @@ bool vgpu_partition_is_inside(CUcontext context);
 bool vgpu_partition_of(CUdevice ordinal, CUcontext *primary, CUcontext *view);
 
 /* Ends the view: before the primary context itself ends. The way back stays known, for threads that
- * have the dead view current, until the driver gives the handle to another context (taken_over). */
+ * have the dead view current (for the last 16), until the driver gives the handle to another
+ * context (taken_over). */
 void vgpu_partition_end_view(CUdevice ordinal);
 void vgpu_partition_taken_over(CUcontext context);
 

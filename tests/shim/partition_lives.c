@@ -120,11 +120,59 @@ static void waits_for_green(void) {
     end_primary();
 }
 
+/* --- a primary context that ends and comes back --- */
+
+static CUcontext primary;
+static unsigned int lives;
+
+/* Odd and even threads take to the new primary context in two ways. */
+static void *has_it_current(void *number) {
+    CUdeviceptr p;
+    CUcontext context = primary;
+    CUstream stream;
+    MUST(cuCtxSetCurrent(primary));
+    MUST(cuMemAlloc_v2(&p, MiB));
+    pthread_barrier_wait(&barrier);
+    for (unsigned int life = 0; life < lives; life++) pthread_barrier_wait(&barrier);
+    bool asks = number != NULL;
+    if (asks) MUST(cuCtxGetCurrent(&context));
+    check(context == primary, "who has a primary context current sees it after its end too", 0, 0);
+    if (asks) MUST(cuCtxSynchronize());
+    MUST(cuMemAlloc_v2(&p, MiB));
+    MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+    runs_inside(stream, "and works in it once it has come back: inside");
+    MUST(cuStreamDestroy_v2(stream));
+    return NULL;
+}
+
+/* So often, with a view of its own each time. */
+static void comes_back(unsigned int times) {
+    pthread_t thread[2];
+    CUdeviceptr p;
+    lives = times;
+    pthread_barrier_init(&barrier, NULL, 3);
+    MUST(cuDevicePrimaryCtxRetain(&primary, 0));
+    for (uintptr_t i = 0; i < 2; i++)
+        if (pthread_create(&thread[i], NULL, has_it_current, (void *)i)) abort();
+    pthread_barrier_wait(&barrier);
+    for (unsigned int life = 0; life < lives; life++) {
+        MUST(cuDevicePrimaryCtxReset_v2(0));
+        MUST(cuDevicePrimaryCtxRetain(&primary, 0));
+        MUST(cuCtxSetCurrent(primary));
+        MUST(cuMemAlloc_v2(&p, MiB));
+        pthread_barrier_wait(&barrier);
+    }
+    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    end_primary();
+}
+
 int main(void) {
     region = session_region();
     give_partition();
     threads();
     held_by_green();
     waits_for_green();
+    comes_back(1);
+    comes_back(5);
     return failures != 0;
 }
