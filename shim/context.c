@@ -124,7 +124,7 @@ static void look_at(struct primary *primary, CUdevice ordinal) {
     if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
         !vgpu_contexts_take(handle, &entry))
         return;
-    primary->references = 0;
+    vgpu_store_relaxed(&primary->references, 0U);
     vgpu_store_relaxed(&primary->greens, 0U);
     vgpu_store_release(&primary->state, (uint32_t)ABSENT);
     drop(&entry);
@@ -221,6 +221,12 @@ static CUresult view_of(CUdevice ordinal, CUcontext primary, CUcontext *view) {
     return rc;
 }
 
+/* Only rooms hold it: the program has a dead one. */
+static bool is_let_go(const struct primary *primary, CUdevice ordinal) {
+    return !vgpu_load_relaxed(&primary->references) && !vgpu_load_relaxed(&primary->greens) &&
+           !vgpu_partition_is_shared() && vgpu_partition_has_room(ordinal);
+}
+
 CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *inside) {
     struct vgpu_context known;
     CUdevice ordinal;
@@ -232,6 +238,7 @@ CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *insi
         ordinal = known.ordinal;
         struct primary *primary = primary_of(ordinal);
         if (!primary || vgpu_load_relaxed(&primary->handle) != context) return CUDA_SUCCESS;
+        if (is_let_go(primary, ordinal)) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     } else {
         if (!device_of(context, &ordinal) || primary_handle(ordinal) != context)
             return CUDA_SUCCESS;
@@ -252,7 +259,8 @@ static CUresult step_inside(CUcontext *current, const char *api) {
 }
 
 /* Before the primary context goes. Who has the view current gets the primary itself, which is about
- * to die in its hands as it would without us. */
+ * to die in its hands as it would without us; if rooms keep it alive, the view is left in its
+ * place, dead. */
 static void leave_partition(CUdevice ordinal) {
     CUcontext primary, view, current = NULL;
     struct vgpu_context entry;
@@ -261,7 +269,8 @@ static void leave_partition(CUdevice ordinal) {
     vgpu_pace_forget_context(view);
     vgpu_graph_ends_forget_context(view);
     vgpu_order_forget_context(view);
-    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == view)
+    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == view &&
+        !vgpu_partition_has_room(ordinal))
         REAL(cuCtxSetCurrent)(primary);
     vgpu_context_on_device(&place, ordinal);
     if (vgpu_contexts_take(view, &entry) && place.session)
@@ -293,6 +302,18 @@ CUresult vgpu_context_open_room(CUcontext *out, CUdevice ordinal, unsigned int f
     return rc;
 }
 
+/* What a context that has ended owned of the primary one, which lives on. Freeing wants one
+ * current.
+ */
+static void free_owned(uint32_t owner, CUcontext primary) {
+    CUcontext popped;
+    uint64_t count, *addresses = vgpu_blocks_list(owner, &count);
+    bool pushed = REAL(cuCtxPushCurrent_v2)(primary) == CUDA_SUCCESS;
+    for (uint64_t i = 0; i < count; i++) cuMemFree_v2(addresses[i]);
+    if (pushed) CALL(cuCtxPopCurrent_v2)(&popped);
+    free(addresses);
+}
+
 /* A context frees what it owns. A room's allocations are its primary context's, which may live on:
  * they are freed one by one. Its arrays and modules stay, and stay charged. */
 static CUresult close_room(CUcontext room) {
@@ -313,9 +334,7 @@ static CUresult close_room(CUcontext room) {
         look_at_primaries();
         return rc;
     }
-    uint64_t count, *addresses = vgpu_blocks_list(entry.owner, &count);
-    for (uint64_t i = 0; i < count; i++) cuMemFree_v2(addresses[i]);
-    free(addresses);
+    free_owned(entry.owner, primary_handle(ordinal));
     struct vgpu_place place;
     vgpu_context_on_device(&place, ordinal);
     if (place.session) vgpu_ledger_refund(&place.account, entry.charge);
@@ -387,7 +406,7 @@ CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext)) {
 static CUresult retain(struct primary *primary, CUcontext *context, CUdevice ordinal) {
     pthread_mutex_lock(&counting);
     CUresult rc = REAL(cuDevicePrimaryCtxRetain)(context, ordinal);
-    if (rc == CUDA_SUCCESS) primary->references++;
+    if (rc == CUDA_SUCCESS) vgpu_add_relaxed(&primary->references, 1U);
     pthread_mutex_unlock(&counting);
     return rc;
 }
@@ -428,18 +447,35 @@ static bool is_last(const struct primary *primary) {
     return primary->references + primary->greens == 1 && !vgpu_partition_is_shared();
 }
 
+/* A primary context that rooms keep alive is reset: contexts of the program's own would outlive it,
+ * and so do they. Its arrays and modules stay, and stay charged. Caller holds the lock. */
+static CUresult reset_beside_rooms(struct primary *primary, CUdevice ordinal, CUcontext handle) {
+    struct vgpu_context known;
+    leave_partition(ordinal);
+    if (handle && vgpu_contexts_find(handle, &known)) free_owned(known.owner, handle);
+    for (uint32_t i = primary->references; i; i--) REAL(cuDevicePrimaryCtxRelease_v2)(ordinal);
+    vgpu_store_relaxed(&primary->references, 0U);
+    vgpu_store_relaxed(&primary->greens, 0U);
+    return CUDA_SUCCESS;
+}
+
 /* Caller holds the lock. */
 static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*end)(CUdevice),
                         bool reset) {
     uint32_t references = primary->references;
     CUcontext handle = vgpu_load_relaxed(&primary->handle);
+    bool has_room = vgpu_partition_has_room(ordinal);
+    /* The driver would take what rooms and green contexts hold. */
+    if (!reset && !references && (has_room || primary->greens) && !vgpu_partition_is_shared())
+        return CUDA_ERROR_INVALID_CONTEXT;
     /* The pacer's streams and events must go while the context still lives. */
     if (handle && (reset || references <= 1)) vgpu_pace_forget_context(handle);
+    if (reset && has_room) return reset_beside_rooms(primary, ordinal, handle);
     if (reset || is_last(primary)) leave_partition(ordinal);
     CUresult rc = end(ordinal);
     if (rc != CUDA_SUCCESS) return rc;
     if (reset) vgpu_store_relaxed(&primary->greens, 0U);
-    primary->references = reset || references == 0 ? 0 : references - 1;
+    vgpu_store_relaxed(&primary->references, reset || references == 0 ? 0 : references - 1);
     if (!reset && primary_active(ordinal)) return rc;
     struct vgpu_context entry;
     if (handle && vgpu_contexts_take(handle, &entry)) {
@@ -468,7 +504,7 @@ CUresult vgpu_context_make_green(CUgreenCtx *out, CUdevResourceDesc resources, C
     if (rc != CUDA_SUCCESS) return rc;
     pthread_mutex_lock(&counting);
     rc = REAL(cuGreenCtxCreate)(out, resources, ordinal, flags);
-    if (rc == CUDA_SUCCESS) vgpu_store_relaxed(&primary->greens, primary->greens + 1);
+    if (rc == CUDA_SUCCESS) vgpu_add_relaxed(&primary->greens, 1U);
     pthread_mutex_unlock(&counting);
     vgpu_context_release_primary(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
     return rc;
@@ -479,7 +515,7 @@ static CUresult end_green(struct primary *primary, CUdevice ordinal, CUgreenCtx 
     CUresult rc = REAL(cuGreenCtxDestroy)(green);
     if (rc != CUDA_SUCCESS || !primary || !primary->greens) return rc;
     if (is_last(primary)) leave_partition(ordinal);
-    vgpu_store_relaxed(&primary->greens, primary->greens - 1);
+    vgpu_sub_relaxed(&primary->greens, 1U);
     return rc;
 }
 

@@ -239,6 +239,14 @@ bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *
     return room != NULL;
 }
 
+bool vgpu_partition_has_room(CUdevice ordinal) {
+    pthread_mutex_lock(&lock);
+    struct room *room = rooms;
+    while (room && room->ordinal != ordinal) room = room->next;
+    pthread_mutex_unlock(&lock);
+    return room != NULL;
+}
+
 CUresult vgpu_partition_close_room(CUcontext context) {
     pthread_mutex_lock(&lock);
     struct room **link = &rooms;

@@ -65,6 +65,9 @@ CUresult vgpu_partition_open_room(CUdevice ordinal, unsigned int flags, CUcontex
 /* Whether the context is a room; *ordinal and *flags (either may be NULL) are its. */
 bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *flags);
 
+/* Whether there is any on the device. */
+bool vgpu_partition_has_room(CUdevice ordinal);
+
 /* Ends a room. CUDA_ERROR_INVALID_CONTEXT: it is none. */
 CUresult vgpu_partition_close_room(CUcontext context);
 

@@ -79,6 +79,8 @@ static void held_by_green(void) {
     MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
     CUgreenCtx first = make_green(), second = make_green();
     MUST(cuDevicePrimaryCtxRelease_v2(0));
+    equal(cuDevicePrimaryCtxRelease_v2(0), CUDA_ERROR_INVALID_CONTEXT,
+          "what green contexts hold cannot be released");
     MUST(cuGreenCtxDestroy(first));
     equal(cuStreamQuery(stream), CUDA_SUCCESS, "a green context holds the primary one's streams");
     runs_inside(stream, "whose work stays inside");
@@ -166,6 +168,53 @@ static void comes_back(unsigned int times) {
     end_primary();
 }
 
+/* --- contexts of the program's own outlive it --- */
+
+static void release_too_many(void) {
+    CUcontext room, context;
+    CUdeviceptr p;
+    MUST(cuCtxCreate_v2(&room, 0, 0));
+    MUST(cuMemAlloc_v2(&p, MiB));
+    equal(cuDevicePrimaryCtxRelease_v2(0), CUDA_ERROR_INVALID_CONTEXT,
+          "a primary context that nobody has retained cannot be released");
+    equal(cuMemsetD8_v2(p, 1, 16), CUDA_SUCCESS, "and created contexts live on");
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuDevicePrimaryCtxRelease_v2(0));
+    equal(cuDevicePrimaryCtxRelease_v2(0), CUDA_ERROR_INVALID_CONTEXT, "nor once more than that");
+    MUST(cuCtxDestroy_v2(room));
+    check(!is_active(), "the last created context ends it", 0, 0);
+    equal(charged(region), 0, "with all that was charged");
+    equal(cuDevicePrimaryCtxRelease_v2(0), CUDA_ERROR_INVALID_CONTEXT, "nor without them");
+}
+
+static void reset_beside_room(void) {
+    CUcontext context, room;
+    CUdeviceptr p, q;
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuCtxSetCurrent(context));
+    MUST(cuMemAlloc_v2(&p, 32 * MiB));
+    MUST(cuCtxCreate_v2(&room, 0, 0));
+    MUST(cuMemAlloc_v2(&q, 64 * MiB));
+    MUST(cuDevicePrimaryCtxReset_v2(0));
+    equal(cuMemsetD8_v2(q, 1, 16), CUDA_SUCCESS, "a reset leaves created contexts alone");
+    runs_inside(NULL, "which run inside");
+    equal(charged(region), (518 + 64) * MiB, "the primary one's memory goes");
+    equal(cuMemFree_v2(p), CUDA_ERROR_INVALID_VALUE, "and is free");
+    MUST(cuCtxPopCurrent_v2(NULL));
+    CUstream stream;
+    check(cuStreamCreate(&stream, 0) != CUDA_SUCCESS && cuMemsetD8_v2(q, 1, 16) != CUDA_SUCCESS,
+          "who has the primary one current has a dead one", 0, 0);
+    MUST(cuDevicePrimaryCtxRetain(&context, 0));
+    MUST(cuCtxSetCurrent(context));
+    runs_inside(NULL, "retained again: inside");
+    MUST(cuDevicePrimaryCtxRelease_v2(0));
+    MUST(cuCtxSetCurrent(NULL));
+    MUST(cuCtxDestroy_v2(room));
+    check(!is_active(), "nothing else holds it", 0, 0);
+    equal(charged(region), 0, "and nothing stays charged");
+}
+
 int main(void) {
     region = session_region();
     give_partition();
@@ -174,5 +223,7 @@ int main(void) {
     waits_for_green();
     comes_back(1);
     comes_back(5);
+    release_too_many();
+    reset_beside_room();
     return failures != 0;
 }
