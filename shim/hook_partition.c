@@ -53,6 +53,20 @@ VGPU_EXPORT CUresult cuCtxGetFlags(unsigned int *flags) {
     return REAL(cuCtxGetFlags)(flags);
 }
 
+/* A view's are the primary context's. A room's are only remembered: the primary that carries it has
+ * its own. */
+VGPU_EXPORT CUresult cuCtxSetFlags(unsigned int flags) {
+    CUcontext current = NULL;
+    CUdevice device;
+    if (vgpu_partition_any() && REAL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current) {
+        if (vgpu_partition_set_flags(current, flags)) return CUDA_SUCCESS;
+        if (vgpu_partition_outside(current) != current &&
+            CALL(cuCtxGetDevice)(&device) == CUDA_SUCCESS)
+            return CALL(cuDevicePrimaryCtxSetFlags_v2)(device, flags);
+    }
+    return REAL(cuCtxSetFlags)(flags);
+}
+
 /* Whoever gets the private tables may hold a primary context that we did not see retained. */
 VGPU_EXPORT CUresult cuGetExportTable(const void **table, const CUuuid *id) {
     vgpu_partition_note_tables();

@@ -229,12 +229,26 @@ CUresult vgpu_partition_open_room(CUdevice ordinal, unsigned int flags, CUcontex
     return CUDA_SUCCESS;
 }
 
-bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *flags) {
-    pthread_mutex_lock(&lock);
+/* Caller holds the lock. */
+static struct room *find_room(CUcontext context) {
     struct room *room = rooms;
     while (room && room->context != context) room = room->next;
+    return room;
+}
+
+bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *flags) {
+    pthread_mutex_lock(&lock);
+    const struct room *room = find_room(context);
     if (room && ordinal) *ordinal = room->ordinal;
     if (room && flags) *flags = room->flags;
+    pthread_mutex_unlock(&lock);
+    return room != NULL;
+}
+
+bool vgpu_partition_set_flags(CUcontext context, unsigned int flags) {
+    pthread_mutex_lock(&lock);
+    struct room *room = find_room(context);
+    if (room) room->flags = flags;
     pthread_mutex_unlock(&lock);
     return room != NULL;
 }

@@ -65,6 +65,9 @@ CUresult vgpu_partition_open_room(CUdevice ordinal, unsigned int flags, CUcontex
 /* Whether the context is a room; *ordinal and *flags (either may be NULL) are its. */
 bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *flags);
 
+/* False: it is none. */
+bool vgpu_partition_set_flags(CUcontext context, unsigned int flags);
+
 /* Whether there is any on the device. */
 bool vgpu_partition_has_room(CUdevice ordinal);
 

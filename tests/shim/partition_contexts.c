@@ -37,6 +37,11 @@ static void retained(void) {
     MUST(cuCtxGetId(context, &by_handle));
     MUST(cuCtxGetId(NULL, &by_current));
     equal(by_current, by_handle, "one id");
+    unsigned int flags = 99;
+    MUST(cuCtxSetFlags(CU_CTX_SCHED_YIELD));
+    MUST(cuCtxGetFlags(&flags));
+    equal(flags, CU_CTX_SCHED_YIELD, "flags that the program sets are the ones that it sees");
+    MUST(cuCtxSetFlags(0));
     equal(charged(region), 518 * MiB, "one context is charged");
     MUST(cuDevicePrimaryCtxRelease_v2(0));
     check(!is_active(), "the last release ends it", 0, 0);
@@ -223,6 +228,9 @@ static void rooms(void) {
     check(context == b && current() == a, "they stack", 0, 0);
     MUST(cuCtxGetFlags(&flags));
     equal(flags, CU_CTX_SCHED_BLOCKING_SYNC, "the other's");
+    MUST(cuCtxSetFlags(CU_CTX_SCHED_SPIN));
+    MUST(cuCtxGetFlags(&flags));
+    equal(flags, CU_CTX_SCHED_SPIN, "and those that are set later");
     MUST(cuCtxDestroy_v2(b));
     equal(charged(region), (518 + 64) * MiB, "what it had allocated goes with it");
     check(cuMemFree_v2(in_b) == CUDA_ERROR_INVALID_VALUE, "and is free", 0, 0);
