@@ -302,9 +302,8 @@ CUresult vgpu_context_open_room(CUcontext *out, CUdevice ordinal, unsigned int f
     return rc;
 }
 
-/* What a context that has ended owned of the primary one, which lives on. Freeing wants one
- * current.
- */
+/* What a context that has ended owned of the primary one, which lives on. To free it the driver
+ * wants a current context. */
 static void free_owned(uint32_t owner, CUcontext primary) {
     CUcontext popped;
     uint64_t count, *addresses = vgpu_blocks_list(owner, &count);
@@ -464,9 +463,10 @@ static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*en
                         bool reset) {
     uint32_t references = primary->references;
     CUcontext handle = vgpu_load_relaxed(&primary->handle);
-    bool has_room = vgpu_partition_has_room(ordinal);
+    bool has_room = vgpu_partition_any() && vgpu_partition_has_room(ordinal);
+    bool is_held = has_room || (vgpu_partition_sms(ordinal) && primary->greens);
     /* The driver would take what rooms and green contexts hold. */
-    if (!reset && !references && (has_room || primary->greens) && !vgpu_partition_is_shared())
+    if (!reset && !references && is_held && !vgpu_partition_is_shared())
         return CUDA_ERROR_INVALID_CONTEXT;
     /* The pacer's streams and events must go while the context still lives. */
     if (handle && (reset || references <= 1)) vgpu_pace_forget_context(handle);
