@@ -13,11 +13,12 @@ static CUresult show(CUresult rc, CUcontext *out) {
 }
 
 /* PyTorch asks several times an operator: without a partition, straight on to the driver. cudart
- * asks before it works in a primary context: one that has come back has another view by now. */
+ * asks before it works in a primary context: one that has come back gets a new view. */
 VGPU_EXPORT CUresult cuCtxGetCurrent(CUcontext *out) {
     CUresult rc = REAL(cuCtxGetCurrent)(out);
     if (__builtin_expect(!vgpu_partition_any(), 1) || rc != CUDA_SUCCESS || !out) return rc;
     CUcontext known = vgpu_partition_outside(*out), view = vgpu_partition_inside(known);
+    if (view == known && known != *out) vgpu_context_inside(known, "cuCtxGetCurrent", &view);
     if (view != known && view != *out) rc = REAL(cuCtxSetCurrent)(view);
     *out = known;
     return rc;

@@ -206,8 +206,10 @@ static void reset_beside_room(void) {
     check(cuStreamCreate(&stream, 0) != CUDA_SUCCESS && cuMemsetD8_v2(q, 1, 16) != CUDA_SUCCESS,
           "who has the primary one current has a dead one", 0, 0);
     MUST(cuDevicePrimaryCtxRetain(&context, 0));
-    MUST(cuCtxSetCurrent(context));
-    runs_inside(NULL, "retained again: inside");
+    MUST(cuCtxGetCurrent(&primary));
+    check(primary == context, "retained again it is current as it was", 0, 0);
+    MUST(cuMemsetD8_v2(q, 1, 16));
+    runs_inside(NULL, "inside");
     MUST(cuDevicePrimaryCtxRelease_v2(0));
     MUST(cuCtxSetCurrent(NULL));
     MUST(cuCtxDestroy_v2(room));
