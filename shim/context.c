@@ -1,5 +1,7 @@
+#define _GNU_SOURCE
 #include "context.h"
 
+#include <pthread.h>
 #include <stdlib.h>
 
 #include "arrays.h"
@@ -27,15 +29,23 @@
 enum { ABSENT, MAKING, PRESENT };
 static struct primary {
     uint32_t state;
-    uint32_t references; /* retains seen by us: at most the driver's own count */
     CUcontext handle;
+    /* Changed under `counting`: */
+    uint32_t references; /* retains seen by us: at most the driver's own count */
+    uint32_t greens;     /* the program's own green contexts, each of which holds it too */
 } primaries[ORDINALS];
+
+/* Around the driver's call and our count of it: only so is it known which release is the last.
+ * Recursive, since a tool that the driver calls back may retain and release too. The outermost of
+ * our locks. */
+static pthread_mutex_t counting = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 
 static struct primary *primary_of(CUdevice ordinal) {
     return (unsigned)ordinal < ORDINALS ? &primaries[ordinal] : NULL;
 }
 
 static void forget_in_child(void) {
+    counting = (pthread_mutex_t)PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
     __builtin_memset(primaries, 0, sizeof primaries);
     vgpu_contexts_forget();
     vgpu_blocks_forget();
@@ -105,6 +115,26 @@ static bool primary_active(CUdevice ordinal) {
     unsigned flags;
     int active = 0;
     return CALL(cuDevicePrimaryCtxGetState)(ordinal, &flags, &active) == CUDA_SUCCESS && active;
+}
+
+/* Caller holds the lock. */
+static void look_at(struct primary *primary, CUdevice ordinal) {
+    CUcontext handle = vgpu_load_relaxed(&primary->handle);
+    struct vgpu_context entry;
+    if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
+        !vgpu_contexts_take(handle, &entry))
+        return;
+    vgpu_store_relaxed(&primary->references, 0U);
+    vgpu_store_relaxed(&primary->greens, 0U);
+    vgpu_store_release(&primary->state, (uint32_t)ABSENT);
+    drop(&entry);
+}
+
+/* Refunds the primary contexts that ended with a green one. */
+static void look_at_primaries(void) {
+    pthread_mutex_lock(&counting);
+    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) look_at(&primaries[ordinal], ordinal);
+    pthread_mutex_unlock(&counting);
 }
 
 /* The handle of a primary context that is alive: retaining it once more is free. */
@@ -191,6 +221,12 @@ static CUresult view_of(CUdevice ordinal, CUcontext primary, CUcontext *view) {
     return rc;
 }
 
+/* Only rooms hold it: the program has a dead one. */
+static bool is_let_go(const struct primary *primary, CUdevice ordinal) {
+    return !vgpu_load_relaxed(&primary->references) && !vgpu_load_relaxed(&primary->greens) &&
+           !vgpu_partition_is_shared() && vgpu_partition_has_room(ordinal);
+}
+
 CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *inside) {
     struct vgpu_context known;
     CUdevice ordinal;
@@ -202,6 +238,7 @@ CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *insi
         ordinal = known.ordinal;
         struct primary *primary = primary_of(ordinal);
         if (!primary || vgpu_load_relaxed(&primary->handle) != context) return CUDA_SUCCESS;
+        if (is_let_go(primary, ordinal)) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     } else {
         if (!device_of(context, &ordinal) || primary_handle(ordinal) != context)
             return CUDA_SUCCESS;
@@ -211,17 +248,19 @@ CUresult vgpu_context_inside(CUcontext context, const char *api, CUcontext *insi
     return vgpu_partition_sms(ordinal) ? view_of(ordinal, context, inside) : CUDA_SUCCESS;
 }
 
-/* A primary context that became current on a way that we do not see. */
+/* A primary context that became current on a way that we do not see, or that has come back after
+ * its end: the view of then is dead. */
 static CUresult step_inside(CUcontext *current, const char *api) {
-    CUcontext inside;
-    CUresult rc = vgpu_context_inside(*current, api, &inside);
-    if (rc != CUDA_SUCCESS || inside == *current) return rc;
+    CUcontext known = vgpu_partition_outside(*current), inside;
+    CUresult rc = vgpu_context_inside(known, api, &inside);
+    if (rc != CUDA_SUCCESS || inside == known || inside == *current) return rc;
     *current = inside;
     return REAL(cuCtxSetCurrent)(inside);
 }
 
 /* Before the primary context goes. Who has the view current gets the primary itself, which is about
- * to die in its hands as it would without us. */
+ * to die in its hands as it would without us; if rooms keep it alive, the view is left in its
+ * place, dead. */
 static void leave_partition(CUdevice ordinal) {
     CUcontext primary, view, current = NULL;
     struct vgpu_context entry;
@@ -230,7 +269,8 @@ static void leave_partition(CUdevice ordinal) {
     vgpu_pace_forget_context(view);
     vgpu_graph_ends_forget_context(view);
     vgpu_order_forget_context(view);
-    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == view)
+    if (CALL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current == view &&
+        !vgpu_partition_has_room(ordinal))
         REAL(cuCtxSetCurrent)(primary);
     vgpu_context_on_device(&place, ordinal);
     if (vgpu_contexts_take(view, &entry) && place.session)
@@ -262,6 +302,17 @@ CUresult vgpu_context_open_room(CUcontext *out, CUdevice ordinal, unsigned int f
     return rc;
 }
 
+/* What a context that has ended owned of the primary one, which lives on. To free it the driver
+ * wants a current context. */
+static void free_owned(uint32_t owner, CUcontext primary) {
+    CUcontext popped;
+    uint64_t count, *addresses = vgpu_blocks_list(owner, &count);
+    bool pushed = REAL(cuCtxPushCurrent_v2)(primary) == CUDA_SUCCESS;
+    for (uint64_t i = 0; i < count; i++) cuMemFree_v2(addresses[i]);
+    if (pushed) CALL(cuCtxPopCurrent_v2)(&popped);
+    free(addresses);
+}
+
 /* A context frees what it owns. A room's allocations are its primary context's, which may live on:
  * they are freed one by one. Its arrays and modules stay, and stay charged. */
 static CUresult close_room(CUcontext room) {
@@ -279,12 +330,10 @@ static CUresult close_room(CUcontext room) {
     if (!known) return rc;
     if (!primary_active(ordinal)) {
         drop(&entry);
-        vgpu_context_look_at_primaries();
+        look_at_primaries();
         return rc;
     }
-    uint64_t count, *addresses = vgpu_blocks_list(entry.owner, &count);
-    for (uint64_t i = 0; i < count; i++) cuMemFree_v2(addresses[i]);
-    free(addresses);
+    free_owned(entry.owner, primary_handle(ordinal));
     struct vgpu_place place;
     vgpu_context_on_device(&place, ordinal);
     if (place.session) vgpu_ledger_refund(&place.account, entry.charge);
@@ -353,6 +402,14 @@ CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext)) {
     return rc;
 }
 
+static CUresult retain(struct primary *primary, CUcontext *context, CUdevice ordinal) {
+    pthread_mutex_lock(&counting);
+    CUresult rc = REAL(cuDevicePrimaryCtxRetain)(context, ordinal);
+    if (rc == CUDA_SUCCESS) vgpu_add_relaxed(&primary->references, 1U);
+    pthread_mutex_unlock(&counting);
+    return rc;
+}
+
 CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const char *api) {
     struct vgpu_place place;
     struct primary *primary = primary_of(ordinal);
@@ -364,7 +421,7 @@ CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const cha
     bool making = vgpu_cas_acq_rel(&primary->state, &state, (uint32_t)MAKING);
     CUresult rc = making ? reserve(&place, api, &charge) : CUDA_SUCCESS;
     CUcontext context = NULL;
-    if (rc == CUDA_SUCCESS) rc = REAL(cuDevicePrimaryCtxRetain)(&context, ordinal);
+    if (rc == CUDA_SUCCESS) rc = retain(primary, &context, ordinal);
     if (making) {
         if (rc == CUDA_SUCCESS) {
             vgpu_store_relaxed(&primary->handle, context);
@@ -376,25 +433,48 @@ CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const cha
     } else if (rc == CUDA_SUCCESS) {
         /* It may have ended and come back, or its maker may have been refused: look once more. */
         rc = vgpu_context_seen_by(context, api);
-        if (rc != CUDA_SUCCESS) REAL(cuDevicePrimaryCtxRelease_v2)(ordinal);
+        if (rc != CUDA_SUCCESS)
+            vgpu_context_release_primary(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
     }
-    if (rc == CUDA_SUCCESS) {
-        vgpu_add_relaxed(&primary->references, 1U);
-        *out = context;
-    }
+    if (rc == CUDA_SUCCESS) *out = context;
     return rc;
 }
 
-CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset) {
-    struct primary *primary = primary_of(ordinal);
-    if (!vgpu_session_get() || !primary) return end(ordinal);
-    uint32_t references = vgpu_load_relaxed(&primary->references);
+/* The view goes with what would be the last of the program's holds. What cudart holds we do not
+ * see. */
+static bool is_last(const struct primary *primary) {
+    return primary->references + primary->greens == 1 && !vgpu_partition_is_shared();
+}
+
+/* A primary context that rooms keep alive is reset: contexts of the program's own would outlive it,
+ * and so do they. Its arrays and modules stay, and stay charged. Caller holds the lock. */
+static CUresult reset_beside_rooms(struct primary *primary, CUdevice ordinal, CUcontext handle) {
+    struct vgpu_context known;
+    leave_partition(ordinal);
+    if (handle && vgpu_contexts_find(handle, &known)) free_owned(known.owner, handle);
+    for (uint32_t i = primary->references; i; i--) REAL(cuDevicePrimaryCtxRelease_v2)(ordinal);
+    vgpu_store_relaxed(&primary->references, 0U);
+    vgpu_store_relaxed(&primary->greens, 0U);
+    return CUDA_SUCCESS;
+}
+
+/* Caller holds the lock. */
+static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*end)(CUdevice),
+                        bool reset) {
+    uint32_t references = primary->references;
     CUcontext handle = vgpu_load_relaxed(&primary->handle);
+    bool has_room = vgpu_partition_any() && vgpu_partition_has_room(ordinal);
+    bool is_held = has_room || (vgpu_partition_sms(ordinal) && primary->greens);
+    /* The driver would take what rooms and green contexts hold. */
+    if (!reset && !references && is_held && !vgpu_partition_is_shared())
+        return CUDA_ERROR_INVALID_CONTEXT;
     /* The pacer's streams and events must go while the context still lives. */
     if (handle && (reset || references <= 1)) vgpu_pace_forget_context(handle);
-    if (reset || (references == 1 && !vgpu_partition_is_shared())) leave_partition(ordinal);
+    if (reset && has_room) return reset_beside_rooms(primary, ordinal, handle);
+    if (reset || is_last(primary)) leave_partition(ordinal);
     CUresult rc = end(ordinal);
     if (rc != CUDA_SUCCESS) return rc;
+    if (reset) vgpu_store_relaxed(&primary->greens, 0U);
     vgpu_store_relaxed(&primary->references, reset || references == 0 ? 0 : references - 1);
     if (!reset && primary_active(ordinal)) return rc;
     struct vgpu_context entry;
@@ -405,16 +485,68 @@ CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice
     return rc;
 }
 
-void vgpu_context_look_at_primaries(void) {
-    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) {
-        struct primary *primary = &primaries[ordinal];
-        CUcontext handle = vgpu_load_relaxed(&primary->handle);
-        struct vgpu_context entry;
-        if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
-            !vgpu_contexts_take(handle, &entry))
-            continue;
-        vgpu_store_relaxed(&primary->references, 0U);
-        vgpu_store_release(&primary->state, (uint32_t)ABSENT);
-        drop(&entry);
-    }
+CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset) {
+    struct primary *primary = primary_of(ordinal);
+    if (!vgpu_session_get() || !primary) return end(ordinal);
+    pthread_mutex_lock(&counting);
+    CUresult rc = release(primary, ordinal, end, reset);
+    pthread_mutex_unlock(&counting);
+    return rc;
+}
+
+CUresult vgpu_context_make_green(CUgreenCtx *out, CUdevResourceDesc resources, CUdevice ordinal,
+                                 unsigned int flags) {
+    struct primary *primary = primary_of(ordinal);
+    CUcontext context;
+    if (!vgpu_session_get() || !primary)
+        return REAL(cuGreenCtxCreate)(out, resources, ordinal, flags);
+    CUresult rc = vgpu_context_retain_primary(&context, ordinal, "cuGreenCtxCreate");
+    if (rc != CUDA_SUCCESS) return rc;
+    pthread_mutex_lock(&counting);
+    rc = REAL(cuGreenCtxCreate)(out, resources, ordinal, flags);
+    if (rc == CUDA_SUCCESS) vgpu_add_relaxed(&primary->greens, 1U);
+    pthread_mutex_unlock(&counting);
+    vgpu_context_release_primary(ordinal, REAL(cuDevicePrimaryCtxRelease_v2), false);
+    return rc;
+}
+
+/* Caller holds the lock. */
+static CUresult end_green(struct primary *primary, CUdevice ordinal, CUgreenCtx green) {
+    CUresult rc = REAL(cuGreenCtxDestroy)(green);
+    if (rc != CUDA_SUCCESS || !primary || !primary->greens) return rc;
+    if (is_last(primary)) leave_partition(ordinal);
+    vgpu_sub_relaxed(&primary->greens, 1U);
+    return rc;
+}
+
+CUresult vgpu_context_synchronize(void) {
+    CUcontext view = NULL, known, popped;
+    CUdevice ordinal;
+    CUresult rc = REAL(cuCtxSynchronize)();
+    if (rc != CUDA_SUCCESS || !vgpu_partition_any()) return rc;
+    if (REAL(cuCtxGetCurrent)(&view) != CUDA_SUCCESS) return rc;
+    known = vgpu_partition_outside(view);
+    if (known == view || CALL(cuCtxGetDevice)(&ordinal) != CUDA_SUCCESS) return rc;
+    const struct primary *primary = primary_of(ordinal);
+    if (!primary || !vgpu_load_relaxed(&primary->greens)) return rc;
+    if (REAL(cuCtxPushCurrent_v2)(known) != CUDA_SUCCESS) return rc;
+    rc = REAL(cuCtxSynchronize)();
+    REAL(cuCtxPopCurrent_v2)(&popped);
+    return rc;
+}
+
+CUresult vgpu_context_end_green(CUgreenCtx green) {
+    CUcontext context = NULL;
+    CUdevice ordinal = -1;
+    struct vgpu_context entry;
+    if (!vgpu_session_get()) return REAL(cuGreenCtxDestroy)(green);
+    bool known = REAL(cuCtxFromGreenCtx)(&context, green) == CUDA_SUCCESS;
+    if (known) device_of(context, &ordinal);
+    known = known && vgpu_contexts_take(context, &entry);
+    pthread_mutex_lock(&counting);
+    CUresult rc = end_green(primary_of(ordinal), ordinal, green);
+    pthread_mutex_unlock(&counting);
+    if (rc == CUDA_SUCCESS) look_at_primaries();
+    else if (known) vgpu_contexts_put(&entry);
+    return rc;
 }

@@ -53,9 +53,6 @@ CUresult vgpu_context_make(CUcontext *out, CUdevice ordinal, const char *api,
  * its allocations are that one's. */
 void vgpu_context_enter_free(CUcontext context, CUdevice ordinal);
 
-/* Refunds the primary contexts that ended with a green one. */
-void vgpu_context_look_at_primaries(void);
-
 /* Ends a context by calling end(context); refunds it and the plain allocations that go with it. */
 CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext));
 
@@ -63,5 +60,15 @@ CUresult vgpu_context_end(CUcontext context, CUresult (*end)(CUcontext));
  * a reset always does. */
 CUresult vgpu_context_retain_primary(CUcontext *out, CUdevice ordinal, const char *api);
 CUresult vgpu_context_release_primary(CUdevice ordinal, CUresult (*end)(CUdevice), bool reset);
+
+/* A green context of the program's own holds a reference to the primary one, and makes it if there
+ * is none. */
+CUresult vgpu_context_make_green(CUgreenCtx *out, CUdevResourceDesc resources, CUdevice ordinal,
+                                 unsigned int flags);
+CUresult vgpu_context_end_green(CUgreenCtx green);
+
+/* cuCtxSynchronize. A primary context's waits for the program's green ones too; those are not its
+ * view's, so where there are any the primary itself is asked, and with it its rooms. */
+CUresult vgpu_context_synchronize(void);
 
 #endif

@@ -51,7 +51,7 @@ void vgpu_graph_ends_note(CUstream stream, bool per_thread) {
         return;
     CUevent event = find(context, stream);
     if (!event) event = enter(context, stream);
-    if (!event || !vgpu_capture_record_begin(stream, per_thread)) return;
+    if (!event || !vgpu_capture_record_await(stream, per_thread)) return;
     CALL(cuEventRecord)(event, stream);
     vgpu_capture_record_end();
 }

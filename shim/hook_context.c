@@ -103,30 +103,12 @@ VGPU_EXPORT CUresult cuCtxDetach(CUcontext context) {
     return vgpu_context_end(context, REAL(cuCtxDetach));
 }
 
-/* A green context holds a reference to the primary one, and makes it if there is none: ours, taken
- * around the call, charges it. */
 VGPU_EXPORT CUresult cuGreenCtxCreate(CUgreenCtx *out, CUdevResourceDesc resources, CUdevice device,
                                       unsigned int flags) {
-    CUcontext primary;
-    if (!vgpu_session_get()) return REAL(cuGreenCtxCreate)(out, resources, device, flags);
-    CUresult rc = vgpu_context_retain_primary(&primary, device, "cuGreenCtxCreate");
-    if (rc != CUDA_SUCCESS) return rc;
-    rc = REAL(cuGreenCtxCreate)(out, resources, device, flags);
-    vgpu_context_release_primary(device, REAL(cuDevicePrimaryCtxRelease_v2), false);
-    return rc;
+    return vgpu_context_make_green(out, resources, device, flags);
 }
 
-VGPU_EXPORT CUresult cuGreenCtxDestroy(CUgreenCtx green) {
-    CUcontext context = NULL;
-    struct vgpu_context view;
-    if (!vgpu_session_get()) return REAL(cuGreenCtxDestroy)(green);
-    bool known = REAL(cuCtxFromGreenCtx)(&context, green) == CUDA_SUCCESS &&
-                 vgpu_contexts_take(context, &view);
-    CUresult rc = REAL(cuGreenCtxDestroy)(green);
-    if (rc == CUDA_SUCCESS) vgpu_context_look_at_primaries();
-    else if (known) vgpu_contexts_put(&view);
-    return rc;
-}
+VGPU_EXPORT CUresult cuGreenCtxDestroy(CUgreenCtx green) { return vgpu_context_end_green(green); }
 
 VGPU_EXPORT CUresult cuCtxFromGreenCtx(CUcontext *out, CUgreenCtx green) {
     CUdevice device;

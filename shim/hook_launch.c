@@ -1,4 +1,5 @@
 /* Launches and the calls by which a program waits for them. */
+#include "context.h"
 #include "cuda_abi.h"
 #include "graph_copies.h"
 #include "graph_ends.h"
@@ -121,7 +122,7 @@ static CUresult with_graphs(CUresult result, CUcontext context) {
 }
 
 VGPU_EXPORT CUresult cuCtxSynchronize(void) {
-    WAITED(with_graphs(REAL(cuCtxSynchronize)(), NULL), NULL, false, false);
+    WAITED(with_graphs(vgpu_context_synchronize(), NULL), NULL, false, false);
 }
 
 /* Another context than the current one is looked after when the next launch comes. */

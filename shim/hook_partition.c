@@ -12,10 +12,16 @@ static CUresult show(CUresult rc, CUcontext *out) {
     return rc;
 }
 
-/* PyTorch asks several times an operator: without a partition, straight on to the driver. */
+/* PyTorch asks several times an operator: without a partition, straight on to the driver. cudart
+ * asks before it works in a primary context: one that has come back gets a new view. */
 VGPU_EXPORT CUresult cuCtxGetCurrent(CUcontext *out) {
-    if (__builtin_expect(!vgpu_partition_any(), 1)) return REAL(cuCtxGetCurrent)(out);
-    return show(REAL(cuCtxGetCurrent)(out), out);
+    CUresult rc = REAL(cuCtxGetCurrent)(out);
+    if (__builtin_expect(!vgpu_partition_any(), 1) || rc != CUDA_SUCCESS || !out) return rc;
+    CUcontext known = vgpu_partition_outside(*out), view = vgpu_partition_inside(known);
+    if (view == known && known != *out) vgpu_context_inside(known, "cuCtxGetCurrent", &view);
+    if (view != known && view != *out) rc = REAL(cuCtxSetCurrent)(view);
+    *out = known;
+    return rc;
 }
 
 VGPU_EXPORT CUresult cuCtxPopCurrent(CUcontext *out) {
@@ -46,6 +52,20 @@ VGPU_EXPORT CUresult cuCtxGetFlags(unsigned int *flags) {
             return CALL(cuDevicePrimaryCtxGetState)(device, flags, &active);
     }
     return REAL(cuCtxGetFlags)(flags);
+}
+
+/* A view's are the primary context's. A room's are only remembered: the primary that carries it has
+ * its own. */
+VGPU_EXPORT CUresult cuCtxSetFlags(unsigned int flags) {
+    CUcontext current = NULL;
+    CUdevice device;
+    if (vgpu_partition_any() && REAL(cuCtxGetCurrent)(&current) == CUDA_SUCCESS && current) {
+        if (vgpu_partition_set_flags(current, flags)) return CUDA_SUCCESS;
+        if (vgpu_partition_outside(current) != current &&
+            CALL(cuCtxGetDevice)(&device) == CUDA_SUCCESS)
+            return CALL(cuDevicePrimaryCtxSetFlags_v2)(device, flags);
+    }
+    return REAL(cuCtxSetFlags)(flags);
 }
 
 /* Whoever gets the private tables may hold a primary context that we did not see retained. */

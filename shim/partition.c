@@ -14,10 +14,14 @@
 
 uint32_t vgpu_partition_state;
 
+/* Threads may have a dead view current long after: so many of the last ones are known. */
+#define DEAD 16
 static struct place {
     CUcontext primary;
     CUcontext view;
-    CUgreenCtx green; /* NULL: no view */
+    CUgreenCtx green; /* NULL: no view, `view` is dead */
+    CUcontext dead[DEAD];
+    uint32_t died;
 } places[ORDINALS];
 static uint32_t places_used; /* above the highest ordinal that ever had a view */
 static uint32_t tables_given;
@@ -113,12 +117,24 @@ bool vgpu_partition_of(CUdevice ordinal, CUcontext *primary, CUcontext *view) {
     return true;
 }
 
+/* The driver gives handles again. Caller holds the lock. */
+static void forget_dead(CUcontext context) {
+    for (uint32_t i = 0; i < places_used; i++) {
+        struct place *place = &places[i];
+        if (!place->green && place->view == context) vgpu_store_relaxed(&place->view, NULL);
+        for (int j = 0; j < DEAD; j++)
+            if (place->dead[j] == context) vgpu_store_relaxed(&place->dead[j], NULL);
+    }
+}
+
 /* True if ours is the one; false if another thread was faster. */
 static bool publish(CUdevice ordinal, CUcontext primary, CUcontext view, CUgreenCtx green) {
     struct place *place = &places[ordinal];
     pthread_mutex_lock(&lock);
     bool first = !vgpu_load_relaxed(&place->green);
     if (first) {
+        forget_dead(view);
+        if (place->view) vgpu_store_relaxed(&place->dead[place->died++ % DEAD], place->view);
         vgpu_store_relaxed(&place->primary, primary);
         vgpu_store_relaxed(&place->view, view);
         vgpu_store_release(&place->green, green);
@@ -153,9 +169,7 @@ void vgpu_partition_end_view(CUdevice ordinal) {
 
 void vgpu_partition_taken_over(CUcontext context) {
     pthread_mutex_lock(&lock);
-    for (uint32_t i = 0; i < places_used; i++)
-        if (!places[i].green && places[i].view == context)
-            vgpu_store_relaxed(&places[i].view, NULL);
+    forget_dead(context);
     pthread_mutex_unlock(&lock);
 }
 
@@ -167,10 +181,16 @@ CUcontext vgpu_partition_inside(CUcontext context) {
     return context;
 }
 
+static bool is_dead(const struct place *place, CUcontext context) {
+    for (int i = 0; i < DEAD; i++)
+        if (vgpu_load_relaxed(&place->dead[i]) == context) return true;
+    return false;
+}
+
 CUcontext vgpu_partition_outside(CUcontext context) {
     uint32_t used = vgpu_load_acquire(&places_used);
     for (uint32_t i = 0; context && i < used; i++)
-        if (vgpu_load_relaxed(&places[i].view) == context)
+        if (vgpu_load_relaxed(&places[i].view) == context || is_dead(&places[i], context))
             return vgpu_load_relaxed(&places[i].primary);
     return context;
 }
@@ -209,12 +229,34 @@ CUresult vgpu_partition_open_room(CUdevice ordinal, unsigned int flags, CUcontex
     return CUDA_SUCCESS;
 }
 
-bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *flags) {
-    pthread_mutex_lock(&lock);
+/* Caller holds the lock. */
+static struct room *find_room(CUcontext context) {
     struct room *room = rooms;
     while (room && room->context != context) room = room->next;
+    return room;
+}
+
+bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *flags) {
+    pthread_mutex_lock(&lock);
+    const struct room *room = find_room(context);
     if (room && ordinal) *ordinal = room->ordinal;
     if (room && flags) *flags = room->flags;
+    pthread_mutex_unlock(&lock);
+    return room != NULL;
+}
+
+bool vgpu_partition_set_flags(CUcontext context, unsigned int flags) {
+    pthread_mutex_lock(&lock);
+    struct room *room = find_room(context);
+    if (room) room->flags = flags;
+    pthread_mutex_unlock(&lock);
+    return room != NULL;
+}
+
+bool vgpu_partition_has_room(CUdevice ordinal) {
+    pthread_mutex_lock(&lock);
+    struct room *room = rooms;
+    while (room && room->ordinal != ordinal) room = room->next;
     pthread_mutex_unlock(&lock);
     return room != NULL;
 }

@@ -54,7 +54,8 @@ bool vgpu_partition_is_inside(CUcontext context);
 bool vgpu_partition_of(CUdevice ordinal, CUcontext *primary, CUcontext *view);
 
 /* Ends the view: before the primary context itself ends. The way back stays known, for threads that
- * have the dead view current, until the driver gives the handle to another context (taken_over). */
+ * have the dead view current (for the last 16), until the driver gives the handle to another
+ * context (taken_over). */
 void vgpu_partition_end_view(CUdevice ordinal);
 void vgpu_partition_taken_over(CUcontext context);
 
@@ -63,6 +64,12 @@ CUresult vgpu_partition_open_room(CUdevice ordinal, unsigned int flags, CUcontex
 
 /* Whether the context is a room; *ordinal and *flags (either may be NULL) are its. */
 bool vgpu_partition_is_room(CUcontext context, CUdevice *ordinal, unsigned int *flags);
+
+/* False: it is none. */
+bool vgpu_partition_set_flags(CUcontext context, unsigned int flags);
+
+/* Whether there is any on the device. */
+bool vgpu_partition_has_room(CUdevice ordinal);
 
 /* Ends a room. CUDA_ERROR_INVALID_CONTEXT: it is none. */
 CUresult vgpu_partition_close_room(CUcontext context);

@@ -82,6 +82,7 @@ if [ "$what" = all ]; then
     on_sim partition_order 0x100000000
     on_sim partition_threads 0x100000000
     on_sim partition_peers 0x100000000
+    on_sim partition_lives 0x100000000
     fills 0x40000000
     fills 0x100000000
     mixes 0x100000000

@@ -18,6 +18,9 @@ on_sim() { "$cc" $flags -O2 "$@" -L"$SIM" -l:libcuda.so.1 -l:libnvidia-ml.so.1 -
 for name in paths kinds nvml lives exec closed soak; do
     on_sim tests/shim/memory_$name.c shim/slot.c -o "$out/memory_$name"
 done
+for name in contexts lives; do
+    on_sim tests/shim/partition_$name.c shim/slot.c -o "$out/partition_$name"
+done
 on_sim tests/gpu/memory_paths.c -o "$out/gpu_paths"
 runtime() { for name; do printf '%s ' "$("$cc" -print-file-name="lib$name.so")"; done; }
 export ASAN_OPTIONS=detect_leaks=0:verify_asan_link_order=0 UBSAN_OPTIONS=print_stacktrace=1
@@ -79,6 +82,7 @@ done
 for kind in address,undefined thread; do
     [ $kind = thread ] && library=$built/shim-tsan.so || library=$built/shim-asan.so
     for name in paths kinds nvml lives exec; do clean $kind "$library" memory_$name 0x100000000; done
+    for name in contexts lives; do clean $kind "$library" partition_$name 0x100000000; done
     clean $kind "$library" memory_closed none
     clean $kind "$library" memory_soak 0x100000000 "${KILLS:-30}"
     clean $kind "$library" gpu_paths 0x100000000 mix 2 8 1

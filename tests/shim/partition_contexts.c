@@ -5,47 +5,14 @@
 #include "../../shim/overhead.h"
 #include "partition_driver.h"
 
-static const unsigned int own_sms[8] = {0x00ffff00, 0, 0, 0x00ff0000};
-
 static CUcontext primary; /* as cudart gets it: past the shim */
 static typeof(&cuDevicePrimaryCtxRetain) real_retain;
 static typeof(&cuCtxGetCurrent) real_current;
-
-/* The SMs that a kernel launched now would run on. */
-static void smids(CUstream stream, bool per_thread, unsigned int bits[8]) {
-    CUmodule module;
-    CUfunction kernel;
-    CUdeviceptr out;
-    unsigned int words = 8;
-    void *arguments[] = {&out, &words};
-    MUST(cuModuleLoadData(&module, ".version 8.0"));
-    MUST(cuModuleGetFunction(&kernel, module, "vgpu_sim_smids"));
-    MUST(cuMemAlloc_v2(&out, 32));
-    MUST((per_thread ? cuLaunchKernel_ptsz : cuLaunchKernel)(kernel, 132, 1, 1, 32, 1, 1, 0, stream,
-                                                             arguments, NULL));
-    MUST((per_thread ? cuStreamSynchronize_ptsz : cuStreamSynchronize)(stream));
-    MUST(cuMemcpyDtoH_v2(bits, out, 32));
-    MUST(cuMemFree_v2(out));
-    MUST(cuModuleUnload(module));
-}
-
-static void runs_inside(CUstream stream, const char *name) {
-    unsigned int bits[8];
-    smids(stream, false, bits);
-    check(memcmp(bits, own_sms, 32) == 0, name, bits[0], own_sms[0]);
-}
 
 static CUcontext current(void) {
     CUcontext context = NULL;
     MUST(cuCtxGetCurrent(&context));
     return context;
-}
-
-static bool is_active(void) {
-    unsigned int flags;
-    int active;
-    MUST(cuDevicePrimaryCtxGetState(0, &flags, &active));
-    return active;
 }
 
 /* --- what a program that uses the driver sees --- */
@@ -70,6 +37,11 @@ static void retained(void) {
     MUST(cuCtxGetId(context, &by_handle));
     MUST(cuCtxGetId(NULL, &by_current));
     equal(by_current, by_handle, "one id");
+    unsigned int flags = 99;
+    MUST(cuCtxSetFlags(CU_CTX_SCHED_YIELD));
+    MUST(cuCtxGetFlags(&flags));
+    equal(flags, CU_CTX_SCHED_YIELD, "flags that the program sets are the ones that it sees");
+    MUST(cuCtxSetFlags(0));
     equal(charged(region), 518 * MiB, "one context is charged");
     MUST(cuDevicePrimaryCtxRelease_v2(0));
     check(!is_active(), "the last release ends it", 0, 0);
@@ -91,7 +63,7 @@ static void streams(void) {
     runs_inside(high, "a stream of high priority: inside");
     unsigned int bits[8];
     smids(NULL, true, bits);
-    check(memcmp(bits, own_sms, 32) == 0, "the per-thread stream: inside", bits[0], own_sms[0]);
+    check(memcmp(bits, OWN_SMS, 32) == 0, "the per-thread stream: inside", bits[0], OWN_SMS[0]);
     MUST(cuStreamGetCtx(low, &got));
     check(got == context, "a stream's context is the one that the program knows", 0, 0);
     MUST(cuStreamGetCtx_v2(high, &got, &green));
@@ -137,7 +109,7 @@ static void thread_streams(void) {
     MUST(cuCtxSetCurrent(primary));
     runs_inside(CU_STREAM_PER_THREAD, "the per-thread stream by its handle: inside");
     smids(NULL, true, bits);
-    check(memcmp(bits, own_sms, 32) == 0, "and as NULL of a _ptsz call", bits[0], own_sms[0]);
+    check(memcmp(bits, OWN_SMS, 32) == 0, "and as NULL of a _ptsz call", bits[0], OWN_SMS[0]);
     id = own_stream();
     if (pthread_create(&thread, NULL, other_own_stream, &other)) abort();
     pthread_join(thread, NULL);
@@ -227,7 +199,7 @@ static void counts(void) {
     smids(NULL, false, bits);
     for (int i = 0; i < 8; i++) {
         sum += (unsigned)__builtin_popcount(bits[i]);
-        outside += (unsigned)__builtin_popcount(bits[i] & ~own_sms[i]);
+        outside += (unsigned)__builtin_popcount(bits[i] & ~OWN_SMS[i]);
     }
     check(sum == 8 && outside == 0, "and lies inside the partition", outside, 0);
     MUST(cuGreenCtxDestroy(green));
@@ -256,6 +228,9 @@ static void rooms(void) {
     check(context == b && current() == a, "they stack", 0, 0);
     MUST(cuCtxGetFlags(&flags));
     equal(flags, CU_CTX_SCHED_BLOCKING_SYNC, "the other's");
+    MUST(cuCtxSetFlags(CU_CTX_SCHED_SPIN));
+    MUST(cuCtxGetFlags(&flags));
+    equal(flags, CU_CTX_SCHED_SPIN, "and those that are set later");
     MUST(cuCtxDestroy_v2(b));
     equal(charged(region), (518 + 64) * MiB, "what it had allocated goes with it");
     check(cuMemFree_v2(in_b) == CUDA_ERROR_INVALID_VALUE, "and is free", 0, 0);
@@ -280,7 +255,7 @@ static void *another_thread(void *result) {
     CUstream stream;
     MUST(cuStreamCreate(&stream, CU_STREAM_NON_BLOCKING));
     smids(stream, false, bits);
-    *(bool *)result = memcmp(bits, own_sms, 32) == 0 && current() == primary;
+    *(bool *)result = memcmp(bits, OWN_SMS, 32) == 0 && current() == primary;
     MUST(cuStreamDestroy_v2(stream));
     return NULL;
 }
@@ -360,7 +335,7 @@ static void node_inside(CUcontext context, CUstream stream) {
         MUST(cuGraphLaunch(exec, stream));
         MUST(cuStreamSynchronize(stream));
         MUST(cuMemcpyDtoH_v2(bits, out, 32));
-        check(memcmp(bits, own_sms, 32) == 0, "a kernel node: inside", bits[0], own_sms[0]);
+        check(memcmp(bits, OWN_SMS, 32) == 0, "a kernel node: inside", bits[0], OWN_SMS[0]);
         MUST(cuGraphExecDestroy(exec));
         MUST(cuGraphDestroy(graph));
     }

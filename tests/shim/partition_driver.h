@@ -12,6 +12,7 @@
     } while (0)
 
 #define SMS 24
+#define OWN_SMS ((const unsigned int[8]){0x00ffff00, 0, 0, 0x00ff0000})
 static struct vgpu_region *region;
 
 static void give_partition_on(int ordinal) {
@@ -35,4 +36,35 @@ static void give_partition_on(int ordinal) {
 static void give_partition(void) {
     give_partition_on(0);
     MUST(cuInit(0));
+}
+
+/* The SMs that a kernel launched now would run on. */
+static inline void smids(CUstream stream, bool per_thread, unsigned int bits[8]) {
+    CUmodule module;
+    CUfunction kernel;
+    CUdeviceptr out;
+    unsigned int words = 8;
+    void *arguments[] = {&out, &words};
+    MUST(cuModuleLoadData(&module, ".version 8.0"));
+    MUST(cuModuleGetFunction(&kernel, module, "vgpu_sim_smids"));
+    MUST(cuMemAlloc_v2(&out, 32));
+    MUST((per_thread ? cuLaunchKernel_ptsz : cuLaunchKernel)(kernel, 132, 1, 1, 32, 1, 1, 0, stream,
+                                                             arguments, NULL));
+    MUST((per_thread ? cuStreamSynchronize_ptsz : cuStreamSynchronize)(stream));
+    MUST(cuMemcpyDtoH_v2(bits, out, 32));
+    MUST(cuMemFree_v2(out));
+    MUST(cuModuleUnload(module));
+}
+
+static inline void runs_inside(CUstream stream, const char *name) {
+    unsigned int bits[8];
+    smids(stream, false, bits);
+    check(memcmp(bits, OWN_SMS, 32) == 0, name, bits[0], OWN_SMS[0]);
+}
+
+static inline bool is_active(void) {
+    unsigned int flags;
+    int active;
+    MUST(cuDevicePrimaryCtxGetState(0, &flags, &active));
+    return active;
 }

@@ -3,6 +3,7 @@
  * same.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include "partition_driver.h"
@@ -243,6 +244,70 @@ static void threads(void) {
     equal(missed, 0, "and beside a thread that captures again and again");
 }
 
+/* A graph is launched while another thread begins or ends a capture. */
+static bool captures_now, captures_not = true;
+static void *captures_at_times(void *unused) {
+    CUstream own;
+    CUgraph graph;
+    (void)unused;
+    MUST(cuCtxSetCurrent(context));
+    MUST(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
+    while (!vgpu_load_acquire(&over)) {
+        bool now = vgpu_load_acquire(&captures_now);
+        vgpu_store_release(&captures_not, !now);
+        if (!now) {
+            sched_yield();
+            continue;
+        }
+        MUST(cuStreamBeginCapture_v2(own, CU_STREAM_CAPTURE_MODE_RELAXED));
+        MUST(cuStreamEndCapture(own, &graph));
+        MUST(cuGraphDestroy(graph));
+    }
+    MUST(cuStreamDestroy_v2(own));
+    return NULL;
+}
+
+static CUgraphExec graph_of_work(void) {
+    CUmodule module;
+    CUfunction kernel;
+    CUgraph graph;
+    CUgraphExec exec;
+    setenv("VGPU_SIM_KERNELS", "long=2000", 1); /* us on the whole card */
+    MUST(cuModuleLoadData(&module, ".version 8.0"));
+    MUST(cuModuleGetFunction(&kernel, module, "long"));
+    MUST(cuStreamBeginCapture_v2(apart, CU_STREAM_CAPTURE_MODE_RELAXED));
+    MUST(cuLaunchKernel(kernel, 1, 1, 1, 1, 1, 1, 0, apart, NULL, NULL));
+    MUST(cuStreamEndCapture(apart, &graph));
+    MUST(cuGraphInstantiateWithFlags(&exec, graph, 0));
+    MUST(cuGraphDestroy(graph));
+    return exec;
+}
+
+static void graphs_beside_captures(void) {
+    enum { GRAPHS = 150 };
+    pthread_t capturer;
+    uint64_t missed = 0;
+    CUgraphExec exec = graph_of_work();
+    vgpu_store_release(&over, false);
+    if (pthread_create(&capturer, NULL, captures_at_times, NULL)) abort();
+    for (int i = 0; i < GRAPHS; i++) {
+        vgpu_store_release(&captures_now, true);
+        while (vgpu_load_acquire(&captures_not)) sched_yield();
+        MUST(cuGraphLaunch(exec, apart));
+        vgpu_store_release(&captures_now, false);
+        while (!vgpu_load_acquire(&captures_not)) sched_yield();
+        MUST(cuCtxSynchronize());
+        missed += cuStreamQuery(apart) == CUDA_ERROR_NOT_READY;
+        MUST(cuStreamSynchronize(apart));
+    }
+    vgpu_store_release(&over, true);
+    pthread_join(capturer, NULL);
+    /* A busy machine may keep the capturing thread away for as long as we wait for it. */
+    check(missed <= GRAPHS / 20, "cuCtxSynchronize waits for a graph launched beside a capture",
+          missed, 0);
+    MUST(cuGraphExecDestroy(exec));
+}
+
 int main(void) {
     pthread_t finisher;
     region = session_region();
@@ -268,6 +333,7 @@ int main(void) {
     captures();
     ended();
     threads();
+    graphs_beside_captures();
     MUST(cuCtxSetCurrent(NULL));
     MUST(cuDevicePrimaryCtxReset_v2(0));
     equal(charged(region), 0, "nothing stays charged");
