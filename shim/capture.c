@@ -9,6 +9,8 @@
 #include "wait.h"
 
 #define JOIN_WAIT_NS UINT64_C(10000000)
+/* A record that must not be left out waits longer: a thread may be kept from its core meanwhile. */
+#define RECORD_WAIT_NS UINT64_C(100000000)
 
 uint32_t vgpu_captures_open;
 static uint32_t recording, joining; /* threads that record an event of ours; that join a capture */
@@ -46,11 +48,10 @@ bool vgpu_capture_holds(CUstream stream, bool per_thread) {
     return vgpu_capture_is_open() && captures(stream, per_thread);
 }
 
-/* Lets other threads go on. False once that has been tried for JOIN_WAIT_NS; *deadline begins as 0.
- */
-static bool yield_until(uint64_t *deadline) {
+/* Lets other threads go on. False once that has been tried for so long; *deadline begins as 0. */
+static bool yield_until(uint64_t *deadline, uint64_t wait_ns) {
     uint64_t now = vgpu_now_ns();
-    if (!*deadline) *deadline = now + JOIN_WAIT_NS;
+    if (!*deadline) *deadline = now + wait_ns;
     if (now > *deadline) return false;
     sched_yield();
     return true;
@@ -60,7 +61,7 @@ void vgpu_capture_join_begin(void) {
     vgpu_add_seq_cst(&joining, 1U);
     we_join++;
     uint64_t deadline = 0;
-    while (vgpu_load_seq_cst(&recording) && yield_until(&deadline)) {
+    while (vgpu_load_seq_cst(&recording) && yield_until(&deadline, JOIN_WAIT_NS)) {
     }
 }
 
@@ -80,7 +81,8 @@ bool vgpu_capture_record_begin(CUstream stream, bool per_thread) {
 bool vgpu_capture_record_await(CUstream stream, bool per_thread) {
     uint64_t deadline = 0;
     while (!vgpu_capture_record_begin(stream, per_thread)) {
-        if (vgpu_capture_holds(stream, per_thread) || !yield_until(&deadline)) return false;
+        if (vgpu_capture_holds(stream, per_thread)) return false;
+        if (!yield_until(&deadline, RECORD_WAIT_NS)) return false;
     }
     return true;
 }
