@@ -200,16 +200,20 @@ static void *copies(void *unused) {
     return NULL;
 }
 
+static void capture_nothing(CUstream stream) {
+    CUgraph graph;
+    MUST(cuStreamBeginCapture_v2(stream, CU_STREAM_CAPTURE_MODE_RELAXED));
+    MUST(cuStreamEndCapture(stream, &graph));
+    MUST(cuGraphDestroy(graph));
+}
+
 static void *captures_on(void *unused) {
     CUstream own;
-    CUgraph graph;
     (void)unused;
     MUST(cuCtxSetCurrent(context));
     MUST(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
     while (!vgpu_load_acquire(&over)) {
-        MUST(cuStreamBeginCapture_v2(own, CU_STREAM_CAPTURE_MODE_RELAXED));
-        MUST(cuStreamEndCapture(own, &graph));
-        MUST(cuGraphDestroy(graph));
+        capture_nothing(own);
     }
     MUST(cuStreamDestroy_v2(own));
     return NULL;
@@ -248,7 +252,6 @@ static void threads(void) {
 static bool captures_now, captures_not = true;
 static void *captures_at_times(void *unused) {
     CUstream own;
-    CUgraph graph;
     (void)unused;
     MUST(cuCtxSetCurrent(context));
     MUST(cuStreamCreate(&own, CU_STREAM_NON_BLOCKING));
@@ -259,9 +262,7 @@ static void *captures_at_times(void *unused) {
             sched_yield();
             continue;
         }
-        MUST(cuStreamBeginCapture_v2(own, CU_STREAM_CAPTURE_MODE_RELAXED));
-        MUST(cuStreamEndCapture(own, &graph));
-        MUST(cuGraphDestroy(graph));
+        capture_nothing(own);
     }
     MUST(cuStreamDestroy_v2(own));
     return NULL;
