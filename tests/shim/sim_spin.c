@@ -196,10 +196,13 @@ static void processes(void) {
     CHECK("two processes that take turns on a card meet on it", !status);
     pid = start("for ever", &from);
     CHECK("one spins for ever", read(from, text, sizeof text) > 0);
-    double begin = check_now();
-    for (int i = 0; i < 10; i++) MUST(check_launch(ms, a, NULL));
-    MUST(cuStreamSynchronize(a));
-    double beside = check_now() - begin;
+    double beside = 0;
+    for (int tries = 0; tries < 20 && beside <= 18; tries++) { /* it may not be on the card yet */
+        double begin = check_now();
+        for (int i = 0; i < 10; i++) MUST(check_launch(ms, a, NULL));
+        MUST(cuStreamSynchronize(a));
+        beside = check_now() - begin;
+    }
     CHECK("the card has turns for the others", beside > 18 && beside < 500);
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);
