@@ -117,13 +117,11 @@ static bool primary_active(CUdevice ordinal) {
     return CALL(cuDevicePrimaryCtxGetState)(ordinal, &flags, &active) == CUDA_SUCCESS && active;
 }
 
-/* Caller holds the lock. */
-static void look_at(struct primary *primary, CUdevice ordinal) {
+/* Refunds a primary context that has ended. Caller holds the lock. */
+static void refund(struct primary *primary) {
     CUcontext handle = vgpu_load_relaxed(&primary->handle);
     struct vgpu_context entry;
-    if (vgpu_load_acquire(&primary->state) != PRESENT || primary_active(ordinal) ||
-        !vgpu_contexts_take(handle, &entry))
-        return;
+    if (!handle || !vgpu_contexts_take(handle, &entry)) return;
     vgpu_store_relaxed(&primary->references, 0U);
     vgpu_store_relaxed(&primary->greens, 0U);
     vgpu_store_release(&primary->state, (uint32_t)ABSENT);
@@ -133,7 +131,9 @@ static void look_at(struct primary *primary, CUdevice ordinal) {
 /* Refunds the primary contexts that ended with a green one. */
 static void look_at_primaries(void) {
     pthread_mutex_lock(&counting);
-    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++) look_at(&primaries[ordinal], ordinal);
+    for (CUdevice ordinal = 0; ordinal < ORDINALS; ordinal++)
+        if (vgpu_load_acquire(&primaries[ordinal].state) == PRESENT && !primary_active(ordinal))
+            refund(&primaries[ordinal]);
     pthread_mutex_unlock(&counting);
 }
 
@@ -476,12 +476,7 @@ static CUresult release(struct primary *primary, CUdevice ordinal, CUresult (*en
     if (rc != CUDA_SUCCESS) return rc;
     if (reset) vgpu_store_relaxed(&primary->greens, 0U);
     vgpu_store_relaxed(&primary->references, reset || references == 0 ? 0 : references - 1);
-    if (!reset && primary_active(ordinal)) return rc;
-    struct vgpu_context entry;
-    if (handle && vgpu_contexts_take(handle, &entry)) {
-        vgpu_store_release(&primary->state, (uint32_t)ABSENT);
-        drop(&entry);
-    }
+    if (reset || !primary_active(ordinal)) refund(primary);
     return rc;
 }
 

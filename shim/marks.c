@@ -325,10 +325,7 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     bool overdue = gpu_waited && mark->predicted_ns + OVERDUE_NS < mark->recorded_ns;
     if (overdue) end = mark->predicted_ns;
     pthread_mutex_lock(track->lock);
-    if (end) {
-        track->slice_end_ns = end;
-        track->end_assumed = overdue;
-    }
+    if (end) track->slice_end_ns = end;
     if (end && !overdue) {
         track->measured_ns = end;
         track->measured_to = mark->covers_ns;

@@ -102,9 +102,9 @@ struct vgpu_track {
     struct vgpu_mark marks[VGPU_MARK_QUEUE];
     uint32_t first, count;
     uint32_t polling;
-    uint64_t slice_end_ns; /* mapped time of the last timed mark of this slice, 0 = none … */
-    bool end_assumed;      /* … or what was predicted: the mark had come too late to tell */
-    uint64_t measured_ns;  /* when a timed mark says that all had ended … */
+    uint64_t slice_end_ns; /* mapped time of the last timed mark of this slice, or what was
+                              predicted where the mark had come too late to tell; 0 = none */
+    uint64_t measured_ns;  /* when a timed mark that was in time says that all had ended … */
     uint64_t measured_to;  /* … that had been submitted by then: submitted_ns */
     uint64_t started_ns;   /* when the first event of the last trial was recorded */
 };

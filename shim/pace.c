@@ -473,7 +473,9 @@ static bool close_slice(struct vgpu_pace *pace, uint32_t epoch, const struct vgp
     return drained;
 }
 
-static void update_flight(struct vgpu_pace *pace) {
+/* Polls all tracks, since all flights are brought up to date. */
+static void look(struct vgpu_pace *pace) {
+    vgpu_slice_look(pace, false);
     pthread_mutex_lock(&pace->lock);
     vgpu_slice_flight(pace, vgpu_now_ns());
     pthread_mutex_unlock(&pace->lock);
@@ -575,8 +577,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             if (bell == bell_of_wait(pace)) vgpu_wait_word(bell, heard, until, VGPU_TURN_EAR_WAITS);
         } else {
             vgpu_wait_until(until);
-            vgpu_slice_look(pace, false);
-            update_flight(pace);
+            look(pace);
         }
     }
 }
@@ -639,8 +640,7 @@ static __attribute__((noinline, cold)) void leave_slowly(const struct vgpu_passa
     } else if (passage->mark) {
         vgpu_track_mark(track, false, NULL, NULL);
         if (!vgpu_track_is_due(track, vgpu_now_ns())) return;
-        vgpu_slice_look(pace, false); /* all: their flights are brought up to date as well */
-        update_flight(pace);
+        look(pace);
     }
 }
 

@@ -495,13 +495,17 @@ static uint64_t assume_drain(const struct vgpu_pace *pace, uint64_t predicted_ns
     return earlier(end, now_ns);
 }
 
+/* True if a timed mark has told when all that was submitted there had ended. */
+static bool is_measured(const struct vgpu_track *track) {
+    return track->measured_to == track->submitted_ns;
+}
+
 /* The same, by timed marks where these were behind all that was submitted. */
 static uint64_t tell_drain(const struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns) {
     uint64_t end = 0;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         if (track->epoch != pace->slice.epoch) continue;
-        if (track->measured_to != track->submitted_ns)
-            return assume_drain(pace, predicted_ns, now_ns);
+        if (!is_measured(track)) return assume_drain(pace, predicted_ns, now_ns);
         end = later(end, track->measured_ns);
     }
     return end ? earlier(end, now_ns) : assume_drain(pace, predicted_ns, now_ns);
@@ -655,7 +659,7 @@ static bool may_mark_tails(const struct vgpu_pace *pace, uint64_t now_ns) {
 static bool drain_is_assumed(const struct vgpu_pace *pace) {
     bool assumed = false;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
-        assumed |= track->epoch == pace->slice.epoch && track->slice_end_ns && track->end_assumed;
+        assumed |= track->epoch == pace->slice.epoch && track->slice_end_ns && !is_measured(track);
     return assumed;
 }
 

@@ -21,41 +21,40 @@ const streams = (options: string): string => (options.includes("--streams") ? ",
 const mayPayMore = (way: string, options: string): boolean =>
   way === "none" && options.includes("--streams");
 
+const overWays = (loads: string[], makeCell: (way: string, options: string) => Cell): Cell[] =>
+  WAYS.flatMap((way) => loads.map((options) => makeCell(way, options)));
+
 /** The pauses are nobody's charge. */
-const uncharged = WAYS.flatMap((way) =>
-  light.map((options): Cell => ({
-    group: GROUP,
-    what: `1 ms each 10 ms at 50, waits by ${way}${streams(options)}`,
-    seconds: 3,
-    async run(bench, report) {
-      const workload = { us: 50, options: `${options} --wait ${way}` };
-      const ran = await bench.run(["--sm", "50"], workload, { seconds: 2 });
-      const { occupancy, charge } = measure(ran, 0.5);
-      report.row({
-        group: GROUP,
-        what: this.what,
-        asked: "10 %",
-        got: `${percent(occupancy)} occupied, charged ${charge.toFixed(1)} % more`,
-        bar: `≥ 9.5 %; ${mayPayMore(way, options) ? "no less" : "± 10 %"}`,
-        ok: occupancy >= 9.5 && charge >= -10 && (charge <= 10 || mayPayMore(way, options)),
-      });
-    },
-  })),
-);
+const uncharged = overWays(light, (way, options) => ({
+  group: GROUP,
+  what: `1 ms each 10 ms at 50, waits by ${way}${streams(options)}`,
+  seconds: 3,
+  async run(bench, report) {
+    const workload = { us: 50, options: `${options} --wait ${way}` };
+    const ran = await bench.run(["--sm", "50"], workload, { seconds: 2 });
+    const { occupancy, charge } = measure(ran, 0.5);
+    report.row({
+      group: GROUP,
+      what: this.what,
+      asked: "10 %",
+      got: `${percent(occupancy)} occupied, charged ${charge.toFixed(1)} % more`,
+      bar: `≥ 9.5 %; ${mayPayMore(way, options) ? "no less" : "± 10 %"}`,
+      ok: occupancy >= 9.5 && charge >= -10 && (charge <= 10 || mayPayMore(way, options)),
+    });
+  },
+}));
 
 /** … and the share holds. */
-const held = WAYS.flatMap((way) =>
-  heavy.map((options): Cell => ({
-    group: GROUP,
-    what: `4 ms each 8 ms at 25, waits by ${way}${streams(options)}`,
-    seconds: 3.5,
-    async run(bench, report) {
-      const workload = { us: 500, options: `${options} --wait ${way}` };
-      const ran = await bench.run(["--sm", "25"], workload, { seconds: 2.5 });
-      const { occupancy } = measure(ran, 0.5);
-      report.share(GROUP, this.what, 25, occupancy, "occupancy", 2);
-    },
-  })),
-);
+const held = overWays(heavy, (way, options) => ({
+  group: GROUP,
+  what: `4 ms each 8 ms at 25, waits by ${way}${streams(options)}`,
+  seconds: 3.5,
+  async run(bench, report) {
+    const workload = { us: 500, options: `${options} --wait ${way}` };
+    const ran = await bench.run(["--sm", "25"], workload, { seconds: 2.5 });
+    const { occupancy } = measure(ran, 0.5);
+    report.share(GROUP, this.what, 25, occupancy, "occupancy", 2);
+  },
+}));
 
 export const pauseCells: Cell[] = [...uncharged, ...held];
