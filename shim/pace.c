@@ -310,8 +310,10 @@ static enum step find_room(struct vgpu_pace *pace, const struct vgpu_passage *pa
          * Half-way at the latest: if it ends sooner than predicted, the GPU would stand idle. */
         bool by_itself = pace->turns.count == 1 && !others_launch(pace, now);
         uint64_t keep = by_itself ? later(window / 2, SHARED_WINDOW_NS) : window;
-        uint64_t wait = earlier(start - now - keep, (start - now) / 2);
-        *until = now + earlier(wait, VGPU_STALL_NS) + 12000;
+        uint64_t wait = earlier(earlier(start - now - keep, (start - now) / 2), VGPU_STALL_NS);
+        /* Where predictions are right it need not wake so often. */
+        if (by_itself && vgpu_slice_is_steady(pace)) wait = start - now - SHARED_WINDOW_NS;
+        *until = now + wait + 12000;
         return WAIT_GPU;
     }
     return ADMIT;

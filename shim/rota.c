@@ -72,8 +72,10 @@ static void watch_holder(struct vgpu_rota *rota, uint64_t now_ns) {
     uint64_t wanted = vgpu_load_relaxed(&rota->place.board->seats[rota->place.seat].wants_ns);
     enum vgpu_turn_doubt doubt = vgpu_turn_doubt(&rota->place, wanted, now_ns, &holder);
     if (doubt == VGPU_TURN_FINE) return;
+    if (doubt == VGPU_TURN_OVERDUE && rota->overdue_epoch == holder.epoch) return;
+    rota->overdue_epoch = holder.epoch;
     bool dead = doubt != VGPU_TURN_UNTAKEN && is_dead(&holder);
-    if (doubt == VGPU_TURN_SILENT && !dead) return;
+    if (doubt <= VGPU_TURN_SILENT && !dead) return;
     bool overlaps = doubt == VGPU_TURN_ENDLESS && !dead;
     if (!vgpu_turn_rob(&rota->place, &holder, overlaps, now_ns)) return;
     publish_theft(rota, &holder);

@@ -12,14 +12,15 @@ struct vgpu_rota {
     struct vgpu_session *session;
     uint32_t device;
     struct vgpu_place_on_board place; /* board NULL: we gate alone */
-    uint32_t *bell;      /* futex of all who wait here: the board's, or the session's alone */
-    uint32_t epoch;      /* of the turn that covers our slice; 0 = none */
-    uint64_t before_ns;  /* given up: when the work of those before us had drained */
-    bool expected;       /* it is known when our work drains, and said so */
-    bool in_turn;        /* our slice was opened with a turn: it is charged to our seat */
-    bool ganged;         /* one of several turns of a slice: they are longer */
-    bool company;        /* another session was active when our slice was opened */
-    uint64_t start_time; /* our process's, see turn.h */
+    uint32_t *bell;         /* futex of all who wait here: the board's, or the session's alone */
+    uint32_t epoch;         /* of the turn that covers our slice; 0 = none */
+    uint64_t before_ns;     /* given up: when the work of those before us had drained */
+    bool expected;          /* it is known when our work drains, and said so */
+    bool in_turn;           /* our slice was opened with a turn: it is charged to our seat */
+    bool ganged;            /* one of several turns of a slice: they are longer */
+    bool company;           /* another session was active when our slice was opened */
+    uint64_t start_time;    /* our process's, see turn.h */
+    uint32_t overdue_epoch; /* of another's turn: its process was looked after */
 };
 
 /* Takes the session's seat on the board of the device, if there is a board. */

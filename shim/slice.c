@@ -371,6 +371,10 @@ static bool used_streams_side_by_side(const struct vgpu_pace *pace) {
     return used > 1;
 }
 
+bool vgpu_slice_is_steady(const struct vgpu_pace *pace) {
+    return vgpu_slice_is_calm(pace) && !used_streams_side_by_side(pace);
+}
+
 /* Predictions take each stream to have the GPU for itself. Kernels that fill it make each other
  * wait, so a slice takes longer than planned; the ratio is learnt from each slice. One stream takes
  * longer only if we were late, and waiting for it by a longer prediction would make us late again;
@@ -513,6 +517,7 @@ static uint64_t tell_drain(const struct vgpu_pace *pace, uint64_t predicted_ns, 
 
 bool vgpu_slice_has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns) {
     const uint64_t asked = now_ns;
+    uint64_t answered_ns = 0; /* at the latest, since the marks were put */
     bool marked = false, waits = true;
     for (int looks = 0; waits; looks++) {
         marked |= vgpu_slice_look(pace, looks == 0);
@@ -521,7 +526,8 @@ bool vgpu_slice_has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint6
         /* Waited for in vain once, it is waited for again when there are new marks. */
         bool idle = predicted_ns <= asked && (marked || pace->asked_after != pace->admitted);
         now_ns = vgpu_now_ns();
-        waits = idle && looks < ANSWER_LOOKS && now_ns < asked + ANSWER_NS;
+        if (!answered_ns) answered_ns = now_ns + ANSWER_NS;
+        waits = idle && looks < ANSWER_LOOKS && now_ns < answered_ns;
         if (idle && !waits) pace->asked_after = pace->admitted;
         if (!waits) pace->busy_ns = now_ns;
         pthread_mutex_unlock(&pace->lock);
@@ -825,7 +831,8 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     pthread_mutex_unlock(&pace->lock);
     if (!joined || (!over && !wanted)) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
-    if (over && vgpu_load_acquire(&pace->closing)) return now + OTHERS_NS; /* done by those */
+    if (over && vgpu_load_acquire(&pace->closing)) /* done by those */
+        return earlier(later(now, busy_until_ns), now + BEAT_NS) + OTHERS_NS;
     if (over) return vgpu_slice_close_step(pace, slice.epoch) ? 0 : now + TEND_NS;
     if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
     if (busy_until_ns > now && busy_until_ns < now + BEAT_NS) /* nothing to see yet */

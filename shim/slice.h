@@ -104,6 +104,9 @@ static inline bool vgpu_slice_is_bound(const struct vgpu_pace *pace) {
 /* True if the last slices have drained when they were predicted to. Caller holds the lock. */
 bool vgpu_slice_is_calm(const struct vgpu_pace *pace);
 
+/* … and this one has used one stream. Caller holds the lock. */
+bool vgpu_slice_is_steady(const struct vgpu_pace *pace);
+
 /* A launch is being submitted now_ns. For slices of programs that are bound by their launches:
  * where they have come to early in the slice. Caller holds the lock. */
 void vgpu_slice_note_pace(struct vgpu_pace *pace, uint64_t now_ns);

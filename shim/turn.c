@@ -317,7 +317,10 @@ enum vgpu_turn_doubt vgpu_turn_doubt(const struct vgpu_place_on_board *place, ui
     /* Its watcher was told by our wish: silence from before does not count. */
     uint64_t seen = later(vgpu_load_relaxed(&seat->seen_ns), held);
     if (minus(now_ns, later(seen, wanted_ns)) > VGPU_TURN_DEAF_NS) return VGPU_TURN_DEAF;
-    return minus(now_ns, seen) > VGPU_TURN_LISTEN_NS ? VGPU_TURN_SILENT : VGPU_TURN_FINE;
+    if (minus(now_ns, seen) > VGPU_TURN_LISTEN_NS) return VGPU_TURN_SILENT;
+    uint64_t frees = vgpu_load_relaxed(&seat->frees_ns);
+    bool overdue = frees && now_ns > frees + VGPU_TURN_OVERDUE_NS;
+    return overdue ? VGPU_TURN_OVERDUE : VGPU_TURN_FINE;
 }
 
 bool vgpu_turn_rob(const struct vgpu_place_on_board *place, const struct vgpu_turn_holder *holder,

@@ -33,7 +33,10 @@
 #define VGPU_TURN_SWITCH_NS UINT64_C(300000) /* v's price of giving a turn up by draining */
 #define VGPU_TURN_TAKE_UP_NS UINT64_C(2000000)
 #define VGPU_TURN_COMPANY_NS UINT64_C(1000000000)
-#define VGPU_TURN_LISTEN_NS UINT64_C(6000000) /* waiters look after a holder that long silent */
+#define VGPU_TURN_LISTEN_NS                                                                        \
+    UINT64_C(10000000)                        /* waiters look after a holder that long silent …  \
+                                               */
+#define VGPU_TURN_OVERDUE_NS UINT64_C(200000) /* … or so long later with the turn than it said */
 /* A waiter is not woken in time by a bell (a CPU that sleeps deeply takes 0.3 ms), but by its own
  * timer: shortly before the turn is expected to be free it begins to look, every few µs. After a
  * long sleep the timer itself is late by up to VGPU_TURN_LATE_NS, after a short one by little. */
@@ -111,10 +114,12 @@ uint64_t vgpu_turn_drained_ns(const struct vgpu_place_on_board *place);
 uint64_t vgpu_turn_settle(const struct vgpu_place_on_board *place, uint64_t before_ns,
                           uint64_t open_ns, uint64_t drained_ns, bool robbed);
 
-/* What is wrong with whoever holds the turn, for a session that waits since wanted_ns. SILENT: ask
- * the system whether its process (*pid, *start_time) lives. All other doubts are reason enough. */
+/* What is wrong with whoever holds the turn, for a session that waits since wanted_ns. OVERDUE
+ * (once a turn is enough), SILENT: ask the system whether its process (*pid, *start_time) lives.
+ * All other doubts are reason enough. */
 enum vgpu_turn_doubt {
     VGPU_TURN_FINE,
+    VGPU_TURN_OVERDUE,
     VGPU_TURN_SILENT,
     VGPU_TURN_UNTAKEN, /* the winner died between taking the turn and saying so */
     VGPU_TURN_DEAF,    /* stopped */

@@ -161,6 +161,23 @@ static void test_beside_sleepy(void) {
           late_frames);
 }
 
+/* What taking turns costs a CPU: each time a thread of the shim sleeps it must be woken, with cold
+ * caches. */
+static void always(int gpu) {
+    running->gpu = gpu;
+    while (machine_ns < end_of_test) launch_on(gpu + 1, 500 * US);
+}
+
+static void test_wake_ups(void) {
+    begin(0, 110 * US, 500000, 500000);
+    sleeps = 0;
+    for (int gpu = 0; gpu < 2; gpu++) start(always, gpu)->gpu = gpu;
+    bool ended = run_threads(end_of_test + 2000 * MS);
+    double turns = (double)(regions[0]->devices[0].slices + regions[1]->devices[1].slices);
+    check(ended && turns > 150 && (double)sleeps < 16 * turns,
+          "two that always have work: wake-ups a turn of 20 ms", (double)sleeps / turns);
+}
+
 int main(void) {
     board = aligned_alloc(64, sizeof *board);
     for (int i = 0; i < 2; i++) regions[i] = aligned_alloc(64, sizeof *regions[i]);
@@ -179,5 +196,6 @@ int main(void) {
     }
     test_beside_small();
     test_beside_sleepy();
+    test_wake_ups();
     return failures != 0;
 }

@@ -59,9 +59,11 @@ static struct thread *running;
 static sem_t scheduler;
 static uint64_t machine_ns;
 static uint64_t clock_reads;
+static unsigned long sleeps;              /* of threads in the shim */
 static uint64_t late_min_ns, late_max_ns; /* how late a sleeper wakes */
 #define STARTS_NS (5 * US)                /* from a submission to its start on an idle GPU … */
 #define QUERY_NS 500                      /* … and how long asking for an event takes */
+#define RECORD_NS 1000                    /* … and recording one */
 
 static uint64_t lateness(void) { return late_min_ns + random_below(late_max_ns - late_min_ns + 1); }
 
@@ -101,12 +103,14 @@ uint64_t vgpu_ticks(void) { return 3 * machine_ns; }
 
 void vgpu_wait_until(uint64_t deadline_ns) {
     uint64_t deadline = deadline_ns > machine_ns ? deadline_ns : machine_ns;
+    sleeps++;
     sleep_until(deadline + lateness(), NULL);
 }
 
 void vgpu_wait_word(const uint32_t *word, uint32_t seen, uint64_t deadline_ns, uint32_t ears) {
     if (*word != seen || deadline_ns <= machine_ns) return;
     running->ears = ears;
+    sleeps++;
     sleep_until(deadline_ns + lateness(), word);
 }
 
@@ -348,6 +352,7 @@ static CUresult destroy(CUevent event) {
 static CUresult record(CUevent event, CUstream stream) {
     calls++;
     if (stream_of(stream)->capturing) return bad_records++, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+    spend(RECORD_NS);
     timed_records += ((struct event *)event)->timed;
     submit_op(stream, RECORD, 0, (struct event *)event);
     return CUDA_SUCCESS;

@@ -156,7 +156,7 @@ static inline void watch_holder(struct world *world, struct tenant *tenant) {
     if (doubt == VGPU_TURN_FINE) return;
     const struct tenant *victim = &world->tenant[holder.seat];
     bool dead = victim->state == DEAD || victim->pid != holder.pid;
-    if (doubt == VGPU_TURN_SILENT && !dead) return;
+    if (doubt <= VGPU_TURN_SILENT && !dead) return;
     bool stopped = victim->stopped_until > world->now;
     bool endless = doubt == VGPU_TURN_ENDLESS;
     if (!vgpu_turn_rob(&tenant->place, &holder, endless && !dead, world->now)) return;
