@@ -321,7 +321,7 @@ async function showSmallDemand(): Promise<void> {
 async function showLaunchCost(): Promise<void> {
   const { lines, err } = await run(
     [...sms(56), "--mps", "off"],
-    [join(out, "cost"), "launch", "40"],
+    [join(out, "cost"), "launch", "400"],
   );
   const cost = lines.at(-1);
   if (cost === undefined || !cost["hooked"]) throw new Error(`no cost: ${err}`.slice(0, 300));

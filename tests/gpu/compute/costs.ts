@@ -14,8 +14,8 @@ interface Cost {
 }
 
 const launches: [what: string, flags: string[], mode: string, blocks: number, bar: number][] = [
-  ["launch, no limit, alone", [], "launch", 40, 20],
-  ["launch under --sm 90, mean of 1,000 back to back", ["--sm", "90"], "launch", 40, 150],
+  ["launch, no limit, alone", [], "launch", 400, 20],
+  ["launch under --sm 90, mean of 1,000 back to back", ["--sm", "90"], "launch", 400, 150],
   ["launch under --sm 90 into a drained stream, median", ["--sm", "90"], "drained", 30, 800],
   ["launch under --sm 90 that opens a slice, median", ["--sm", "90"], "opening", 24, 2000],
 ];
@@ -51,48 +51,55 @@ function shimCpu(found: Found, native: Found): number {
   return ((found.cpu_ns - own) / (found.window_s * 1e9)) * 100;
 }
 
-const watcher = (found: Found): string =>
-  `${((found.watch_ns / (found.window_s * 1e9)) * 100).toFixed(3)} % of it the shim's threads`;
+const watcher = (found: Found): number => (found.watch_ns / (found.window_s * 1e9)) * 100;
+
+/** The mean; one core is slower than the next, by what else runs on it. */
+const row = (what: string, values: number[], watching: number, bar: number) => {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  const each = values.map((value) => value.toFixed(2)).join(", ");
+  return {
+    group: GROUP,
+    asked: "whole process less native per launch",
+    what: `shim CPU, ${what}`,
+    got: `${mean.toFixed(3)} % of a core (${each}; ${watching.toFixed(3)} % of it the shim's threads)`,
+    bar: `≤ ${bar} %`,
+    ok: mean <= bar,
+  };
+};
+
+const ROUNDS = 2;
 
 const cpu: Cell = {
   group: GROUP,
   what: "shim CPU",
-  seconds: 24,
+  seconds: 30,
   async run(bench: Bench, report) {
-    const native = (await bench.native(SLEEPY, 3)).found;
     const rest = { seconds: 0.5, extra: ["--idle", "2"] };
     const base = (await bench.run(null, SLEEPY, rest)).found.idle_cpu_ns;
     const { idle_watch_ns, idle_cpu_ns } = (await bench.run(["--sm", "25"], SLEEPY, rest)).found;
-    const counted = "whole process less native per launch";
-    const row = { group: GROUP, asked: counted };
     report.row({
-      ...row,
+      group: GROUP,
       what: "shim CPU, idle for 2 s after work",
       asked: "0",
       got: `its threads ${idle_watch_ns} ns, the whole process ${idle_cpu_ns} ns (natively ${base} ns)`,
       bar: "threads 0, process ≤ native + 0.2 ms",
       ok: idle_watch_ns === 0 && idle_cpu_ns <= base + 200_000,
     });
-    const alone = (await bench.run(["--sm", "25"], SLEEPY, { seconds: 4 })).found;
-    const throttled = shimCpu(alone, native);
-    report.row({
-      ...row,
-      what: "shim CPU, throttled alone at 25",
-      got: `${throttled.toFixed(3)} % of a core (${watcher(alone)})`,
-      bar: "≤ 1 %",
-      ok: throttled <= 1,
-    });
     const tenant = { flags: ["--sm", "50"], workload: SLEEPY };
-    const { runs } = await together(bench, [tenant, tenant], 4);
-    const worst = runs.toSorted((a, b) => shimCpu(b.found, native) - shimCpu(a.found, native))[0]!;
-    const turns = shimCpu(worst.found, native);
-    report.row({
-      ...row,
-      what: "shim CPU, taking turns at 50 + 50, the greater",
-      got: `${turns.toFixed(3)} % of a core (${watcher(worst.found)})`,
-      bar: "≤ 2 %",
-      ok: turns <= 2,
-    });
+    const alone: number[] = [];
+    const turns: number[] = [];
+    const watching = { alone: 0, turns: 0 };
+    for (let i = 0; i < ROUNDS; i++) {
+      const native = (await bench.run(null, SLEEPY, { seconds: 2, warm: 0.3 })).found;
+      const { found } = await bench.run(["--sm", "25"], SLEEPY, { seconds: 3 });
+      alone.push(shimCpu(found, native));
+      watching.alone += watcher(found) / ROUNDS;
+      const { runs } = await together(bench, [tenant, tenant], 3);
+      turns.push(...runs.map((ran) => shimCpu(ran.found, native)));
+      for (const ran of runs) watching.turns += watcher(ran.found) / runs.length / ROUNDS;
+    }
+    report.row(row("throttled alone at 25", alone, watching.alone, 1));
+    report.row(row("taking turns at 50 + 50", turns, watching.turns, 2));
   },
 };
 
