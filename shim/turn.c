@@ -164,9 +164,12 @@ static void note_grant(const struct vgpu_place_on_board *place, const struct vgp
 
 /* When to look again at a turn that somebody else holds, if the bell does not ring before. */
 static uint64_t next_look(const struct vgpu_place_on_board *place, uint64_t word, uint64_t now_ns) {
-    uint64_t listen = now_ns + VGPU_TURN_LISTEN_NS;
-    if (holder_of(word) > VGPU_MAX_SEATS) return listen;
-    uint64_t frees = vgpu_load_relaxed(&place->board->seats[holder_of(word) - 1].frees_ns);
+    if (holder_of(word) > VGPU_MAX_SEATS) return now_ns + VGPU_TURN_LISTEN_NS;
+    const struct vgpu_seat *holder = &place->board->seats[holder_of(word) - 1];
+    uint64_t seen = later(vgpu_load_relaxed(&holder->seen_ns), since(word, now_ns));
+    uint64_t silent = seen + VGPU_TURN_LISTEN_NS + VGPU_TURN_POLL_NS;
+    uint64_t listen = silent > now_ns ? silent : now_ns + VGPU_TURN_LISTEN_NS;
+    uint64_t frees = vgpu_load_relaxed(&holder->frees_ns);
     if (!frees) return now_ns + VGPU_TURN_SAID_NS;
     /* It will be held again. */
     if (preferred(place)) frees += VGPU_TURN_NEXT_NS;
@@ -174,7 +177,7 @@ static uint64_t next_look(const struct vgpu_place_on_board *place, uint64_t word
     if (frees + VGPU_TURN_POLL_FOR_NS < now_ns) return listen;
     if (left <= VGPU_TURN_LEAD_NS) return now_ns + VGPU_TURN_POLL_NS;
     uint64_t lead = left > 2 * VGPU_TURN_LATE_NS ? VGPU_TURN_LATE_NS : VGPU_TURN_LEAD_NS / 2;
-    return earlier(listen, frees - lead);
+    return frees - lead < listen + VGPU_TURN_LISTEN_NS / 8 ? frees - lead : listen;
 }
 
 uint32_t vgpu_turn_ask(const struct vgpu_place_on_board *place, const struct vgpu_turn_claim *claim,

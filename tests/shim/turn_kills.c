@@ -137,8 +137,8 @@ static uint64_t recovery(int disaster, uint64_t kernel_ns) {
 static void test_recovery(void) {
     uint64_t killed = recovery(0, 500 * US), stopped = recovery(1, 500 * US);
     uint64_t endless = recovery(2, 500 * US);
-    check(killed <= 20 * MS, "the holder dies: the next has the turn after ms",
-          (double)killed / 1e6, 20);
+    check(killed <= 12 * MS, "the holder dies: the next has the turn after ms",
+          (double)killed / 1e6, 12);
     check(stopped <= 100 * MS, "the holder is stopped", (double)stopped / 1e6, 100);
     check(endless <= 300 * MS, "the holder's kernel does not end", (double)endless / 1e6, 300);
     struct world *world = new_world(3);

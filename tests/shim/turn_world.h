@@ -142,8 +142,9 @@ static inline bool has_turn(const struct tenant *tenant) {
     return vgpu_turn_holds(&tenant->place, tenant->epoch);
 }
 
-/* As rota.c's watch_holder; the process table is the world's. */
-static inline void watch_holder(struct world *world, struct tenant *tenant) {
+/* As rota.c's watch_holder; the process table is the world's. True if it took the turn from the
+ * holder: the bell has rung. */
+static inline bool watch_holder(struct world *world, struct tenant *tenant) {
     for (int i = 0; i < world->tenants; i++) {
         struct tenant *other = &world->tenant[i];
         if (other->epoch && other->state != DEAD && other->stopped_until <= world->now &&
@@ -153,16 +154,17 @@ static inline void watch_holder(struct world *world, struct tenant *tenant) {
     struct vgpu_turn_holder holder;
     uint64_t wanted = world->board.seats[tenant->place.seat].wants_ns;
     enum vgpu_turn_doubt doubt = vgpu_turn_doubt(&tenant->place, wanted, world->now, &holder);
-    if (doubt == VGPU_TURN_FINE) return;
+    if (doubt == VGPU_TURN_FINE) return false;
     const struct tenant *victim = &world->tenant[holder.seat];
     bool dead = victim->state == DEAD || victim->pid != holder.pid;
-    if (doubt <= VGPU_TURN_SILENT && !dead) return;
+    if (doubt <= VGPU_TURN_SILENT && !dead) return false;
     bool stopped = victim->stopped_until > world->now;
     bool endless = doubt == VGPU_TURN_ENDLESS;
-    if (!vgpu_turn_rob(&tenant->place, &holder, endless && !dead, world->now)) return;
+    if (!vgpu_turn_rob(&tenant->place, &holder, endless && !dead, world->now)) return false;
     world->thefts++;
     world->unfair_thefts += !dead && !stopped && !endless;
     ring(world);
+    return true;
 }
 
 /* Closes the slice: its work had ended at drained_ns. */
@@ -216,7 +218,7 @@ static inline void ask(struct world *world, struct tenant *tenant) {
     tenant->epoch = vgpu_turn_ask(&tenant->place, &claim, world->now, &until, &call);
     if (!tenant->epoch) {
         if (call) ring(world);
-        else watch_holder(world, tenant);
+        else if (watch_holder(world, tenant)) until = world->now;
         return sleep_until(world, tenant, most(until, world->now + US), true);
     }
     tenant->longest_ns = most(tenant->longest_ns, world->now - tenant->ready_ns);

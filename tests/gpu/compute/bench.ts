@@ -67,7 +67,7 @@ export interface Timing {
 /** What a run may take beyond its own seconds before it counts as hung. */
 const GRACE_S = 25;
 /** The same for programs that know their own length. */
-const LIMIT_S = 140;
+const LIMIT_S = 200;
 
 /** Builds the test programs, runs them natively or under vgpu, and leaves no process behind. */
 export class Bench {

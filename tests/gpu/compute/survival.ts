@@ -98,7 +98,7 @@ const kills: Cell = {
     const live: string[] = [];
     const { stalls, ran } = await besideSurvivor(
       bench,
-      half,
+      [...half, "--burst", "100"], // held back by its neighbour, and not by its own share
       count(bench, kill),
       killRound(bench, half, live),
     );
