@@ -22,8 +22,9 @@
 #define WINDOW_NS UINT64_C(2000000)
 #define SETTLED_WINDOW_NS UINT64_C(8000000)
 #define SHARED_WINDOW_NS UINT64_C(500000)
-#define MIXED_NS UINT64_C(100000000)  /* since another thread launched: it may again */
-#define CLOSE_LEAD_NS UINT64_C(60000) /* before a slice's end its last marks are put */
+#define MIXED_NS UINT64_C(100000000)    /* since another thread launched: it may again */
+#define CAREFUL_NS UINT64_C(1000000000) /* since a thread overslept: it may again */
+#define CLOSE_LEAD_NS UINT64_C(60000)   /* before a slice's end its last marks are put */
 
 static struct vgpu_pace *paces[VGPU_MAX_DEVICES];
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
@@ -311,8 +312,11 @@ static enum step find_room(struct vgpu_pace *pace, const struct vgpu_passage *pa
         bool by_itself = pace->turns.count == 1 && !others_launch(pace, now);
         uint64_t keep = by_itself ? later(window / 2, SHARED_WINDOW_NS) : window;
         uint64_t wait = earlier(earlier(start - now - keep, (start - now) / 2), VGPU_STALL_NS);
-        /* Where predictions are right it need not wake so often. */
-        if (by_itself && vgpu_slice_is_steady(pace)) wait = start - now - SHARED_WINDOW_NS;
+        /* Where predictions are right, and it wakes in time, it need not wake so often. */
+        uint64_t late = vgpu_load_relaxed(&pace->overslept_ns);
+        bool in_time = !late || now > late + CAREFUL_NS;
+        if (by_itself && in_time && vgpu_slice_is_steady(pace))
+            wait = start - now - SHARED_WINDOW_NS;
         *until = now + wait + 12000;
         return WAIT_GPU;
     }
@@ -579,6 +583,8 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
             if (bell == bell_of_wait(pace)) vgpu_wait_word(bell, heard, until, VGPU_TURN_EAR_WAITS);
         } else {
             vgpu_wait_until(until);
+            uint64_t woken = vgpu_now_ns();
+            if (woken > until + SHARED_WINDOW_NS) vgpu_store_relaxed(&pace->overslept_ns, woken);
             look(pace);
         }
     }

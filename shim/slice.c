@@ -818,7 +818,7 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     bool joined = pace->joined;
     const struct vgpu_gate_slice slice = pace->slice;
     bool quiet = now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS && pace->started;
-    bool launching = is_launching(pace);
+    bool launching = is_launching(pace), calm = vgpu_slice_is_calm(pace);
     uint64_t busy_until_ns = pace->started ? pace->flight_end_ns : 0;
     bool outside = joined && vgpu_gang_turns_are_wanted(&pace->turns);
     uint64_t end = joined ? vgpu_slice_end_ns(pace, now) : 0;
@@ -833,10 +833,12 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     if (over && vgpu_load_acquire(&pace->closing)) /* done by those */
         return earlier(later(now, busy_until_ns), now + BEAT_NS) + OTHERS_NS;
-    if (over) return vgpu_slice_close_step(pace, slice.epoch) ? 0 : now + TEND_NS;
-    if (launching || vgpu_load_acquire(&pace->closer)) return now + TEND_NS;
-    if (busy_until_ns > now && busy_until_ns < now + BEAT_NS) /* nothing to see yet */
+    if (over && vgpu_slice_close_step(pace, slice.epoch)) return 0;
+    if (over) return later(calm ? vgpu_slice_next_look(pace, now) : 0, now + TEND_NS);
+    bool closed = vgpu_load_acquire(&pace->closer);
+    if (!closed && busy_until_ns > now && busy_until_ns < now + BEAT_NS) /* nothing to see yet */
         return earlier(busy_until_ns + VGPU_GATE_PAUSE_NS, end);
+    if (launching || closed) return now + TEND_NS;
     if (quiet) vgpu_slice_look_after_pause(pace, now);
     else vgpu_slice_look(pace, false);
     pthread_mutex_lock(&pace->lock);

@@ -78,8 +78,9 @@ struct vgpu_pace {
     bool helped;               /* beyond the slice's end we have launched what a peer waits for */
     uint32_t asked_after;      /* `admitted` when an idle GPU was last waited for in vain, … */
     uint64_t busy_ns;          /* … and when something was last seen in flight */
-    uint32_t closer;           /* 1: some thread is in vgpu_slice_close_step */
-    uint32_t closing;          /* threads of the program that close a slice */
+    uint64_t overslept_ns; /* when a thread last woke too late to keep the GPU busy; 0 = never */
+    uint32_t closer;       /* 1: some thread is in vgpu_slice_close_step */
+    uint32_t closing;      /* threads of the program that close a slice */
 
     struct vgpu_session *session; /* the outermost that we are in */
     /* Those inside it, whose shares bind us too: their gates are followed, never opened. */

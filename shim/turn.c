@@ -166,7 +166,9 @@ static void note_grant(const struct vgpu_place_on_board *place, const struct vgp
 static uint64_t next_look(const struct vgpu_place_on_board *place, uint64_t word, uint64_t now_ns) {
     if (holder_of(word) > VGPU_MAX_SEATS) return now_ns + VGPU_TURN_LISTEN_NS;
     const struct vgpu_seat *holder = &place->board->seats[holder_of(word) - 1];
-    uint64_t seen = later(vgpu_load_relaxed(&holder->seen_ns), since(word, now_ns));
+    /* What it says may be wrong: a moment to come would have us sleep until then. */
+    uint64_t seen = earlier(vgpu_load_relaxed(&holder->seen_ns), now_ns);
+    seen = later(seen, since(word, now_ns));
     uint64_t silent = seen + VGPU_TURN_LISTEN_NS + VGPU_TURN_POLL_NS;
     uint64_t listen = silent > now_ns ? silent : now_ns + VGPU_TURN_LISTEN_NS;
     uint64_t frees = vgpu_load_relaxed(&holder->frees_ns);
