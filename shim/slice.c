@@ -835,10 +835,10 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
         return earlier(later(now, busy_until_ns), now + BEAT_NS) + OTHERS_NS;
     if (over && vgpu_slice_close_step(pace, slice.epoch)) return 0;
     if (over) return later(calm ? vgpu_slice_next_look(pace, now) : 0, now + TEND_NS);
-    bool closed = vgpu_load_acquire(&pace->closer);
-    if (!closed && busy_until_ns > now && busy_until_ns < now + BEAT_NS) /* nothing to see yet */
+    bool closer = vgpu_load_acquire(&pace->closer);
+    if (!closer && busy_until_ns > now && busy_until_ns < now + BEAT_NS) /* nothing to see yet */
         return earlier(busy_until_ns + VGPU_GATE_PAUSE_NS, end);
-    if (launching || closed) return now + TEND_NS;
+    if (launching || closer) return now + TEND_NS;
     if (quiet) vgpu_slice_look_after_pause(pace, now);
     else vgpu_slice_look(pace, false);
     pthread_mutex_lock(&pace->lock);
