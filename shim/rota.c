@@ -78,7 +78,7 @@ static void watch_holder(struct vgpu_rota *rota, uint64_t now_ns) {
     if (doubt <= VGPU_TURN_SILENT && !dead) return;
     bool overlaps = doubt == VGPU_TURN_ENDLESS && !dead;
     if (!vgpu_turn_rob(&rota->place, &holder, overlaps, now_ns)) return;
-    publish_theft(rota, &holder);
+    if (!vgpu_turn_was_left_behind(&rota->place, &holder)) publish_theft(rota, &holder);
     vgpu_wake_word(rota->bell, VGPU_ALL_EARS);
 }
 

@@ -334,7 +334,8 @@ bool vgpu_turn_rob(const struct vgpu_place_on_board *place, const struct vgpu_tu
     uint64_t word = holder->word;
     if (!vgpu_cas_seq_cst(&turn->turn_word, &word, make_word(now_ns, holder->epoch, 0)))
         return false;
-    vgpu_add_relaxed(&place->board->seats[holder->seat].stolen, UINT64_C(1));
+    if (!vgpu_turn_was_left_behind(place, holder))
+        vgpu_add_relaxed(&place->board->seats[holder->seat].stolen, UINT64_C(1));
     if (!overlaps) return true;
     vgpu_store_relaxed(&turn->turn_overlap_end_ns, UINT64_C(0));
     vgpu_store_relaxed(&turn->turn_overlap_ns, now_ns);

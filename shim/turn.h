@@ -133,6 +133,12 @@ struct vgpu_turn_holder {
 enum vgpu_turn_doubt vgpu_turn_doubt(const struct vgpu_place_on_board *place, uint64_t wanted_ns,
                                      uint64_t now_ns, struct vgpu_turn_holder *holder);
 
+/* True if the turn is that of a dead session which had our seat before us: nobody's loss. */
+static inline bool vgpu_turn_was_left_behind(const struct vgpu_place_on_board *place,
+                                             const struct vgpu_turn_holder *holder) {
+    return holder->seat == place->seat && !holder->pid;
+}
+
 /* Takes the turn from the holder; it is free then. False if it has changed meanwhile. overlaps: its
  * work goes on beside the next one's. */
 bool vgpu_turn_rob(const struct vgpu_place_on_board *place, const struct vgpu_turn_holder *holder,

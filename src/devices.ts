@@ -102,7 +102,9 @@ export function noteTight(content: RegionContent, costs: ContextCosts, seen: Car
   const lines = pairs.flatMap(({ limit, cost }) =>
     limit === null || limit >= cost
       ? []
-      : [`a limit of ${formatBytes(limit)} cannot hold one context (${formatBytes(cost)})`],
+      : [
+          `a limit of ${formatBytes(limit)} cannot hold one context (${formatBytes(cost)}): give it more`,
+        ],
   );
   return [...new Set(lines)];
 }

@@ -149,14 +149,16 @@ test("a limit that a context alone passes is noted, on cards that are seen", () 
   const costs = new Map(CARDS.map(({ uuid }, index) => [uuid, (index + 1) * 2 ** 29]));
   const note = (asked: Plan, seen: Card[]) =>
     noteTight(resolveContent(asked, seen.length > 0 ? CARDS : [], costs), costs, seen);
-  const tight = "a limit of 100 MiB cannot hold one context (512 MiB)";
+  const tight = "a limit of 100 MiB cannot hold one context (512 MiB): give it more";
   const small = limit({ bytes: 100 * 2 ** 20 });
   expect(note(plan(small), [])).toEqual([tight]);
   expect(note(plan(limit({ bytes: GIB })), [])).toEqual([]);
   const second = plan(small, [["0", limit(null)]]);
-  expect(note(second, CARDS)).toEqual(["a limit of 100 MiB cannot hold one context (1 GiB)"]);
+  expect(note(second, CARDS)).toEqual([
+    "a limit of 100 MiB cannot hold one context (1 GiB): give it more",
+  ]);
   expect(note(second, [CARDS[0]!])).toEqual([]);
   expect(note(plan(limit({ percent: 0.1 })), [CARDS[0]!])).toEqual([
-    "a limit of 102.4 MiB cannot hold one context (512 MiB)",
+    "a limit of 102.4 MiB cannot hold one context (512 MiB): give it more",
   ]);
 });

@@ -151,7 +151,7 @@ static void test_recovery(void) {
 
 /* A word that a session of long ago has left behind, and whoever comes gets its seat. */
 static void test_left_behind(void) {
-    uint64_t worst = 0;
+    uint64_t worst = 0, stolen = 0;
     for (uint64_t age = 1; age < 10000;
          age += age < 100 ? 7 : 97) { /* s; a word's time wraps at 6872 */
         struct world *world = new_world(age);
@@ -161,8 +161,10 @@ static void test_left_behind(void) {
         while (world->board.seats[0].turns == 0 && world->now < START + SECOND)
             run_world(world, world->now + 100 * US, NULL);
         worst = most(worst, world->now - START);
+        stolen += world->board.seats[0].stolen;
         free(world);
     }
+    check(stolen == 0, "… which is no theft from who has the seat now", (double)stolen, 0);
     check(worst <= 20 * MS, "a turn left behind by the dead of hours ago: taken after ms",
           (double)worst / 1e6, 20);
 }
