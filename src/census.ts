@@ -45,6 +45,8 @@ export interface DeviceState {
   sharePpm: number;
   /** Percent of the GPU's time that the gate holds the session to; null: it holds nothing back. */
   sharePercent: number | null;
+  /** What it may take of idle time; null: no more than its share. */
+  burstPercent: number | null;
   /** Spatial mode: the partition, and the share as it is set, both in percent of the GPU; its SMs of how many. */
   partition: { percent: number; setPercent: number; sms: number; smTotal: number } | null;
   totalBytes: number;
@@ -175,18 +177,22 @@ export class Census {
       if (this.#region.load32(at + device.state) !== layout.DEVICE.READY) return [];
       const limit = this.#region.load64(at + device.mem_limit);
       const share = this.#region.load32(at + device.share_ppm);
+      const burst = this.#region.load32(at + device.burst_ppm);
       const sms = this.#region.load32(at + device.sm_count);
       const smTotal = this.#region.load32(at + device.sm_total);
       const part = sms === 0 ? 1 : sms / smTotal;
       const setPercent = share / (layout.WHOLE_GPU / 100);
       const seat = this.#region.load32(at + device.board_seat);
+      const sharePercent = share >= part * layout.WHOLE_GPU ? null : setPercent;
+      const mayBurst = sharePercent !== null && burst > share;
       return {
         index,
         uuid: uuidText(this.#region.slice(at + device.uuid, 16)),
         memLimit: limit === layout.NO_LIMIT ? null : Number(limit),
         softBytes: this.#readSoft(at + device.soft_bytes),
         sharePpm: share,
-        sharePercent: share >= part * layout.WHOLE_GPU ? null : setPercent,
+        sharePercent,
+        burstPercent: mayBurst ? burst / (layout.WHOLE_GPU / 100) : null,
         partition: sms === 0 ? null : { percent: 100 * part, setPercent, sms, smTotal },
         totalBytes: this.#region.number(at + device.total_bytes),
         peakBytes: this.#region.number(at + device.peak_bytes),

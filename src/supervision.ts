@@ -117,7 +117,7 @@ export async function supervise({
   const activeNs = Math.max(1, Number(endNs - (firstAttachNs ?? startNs)));
   const gpus = census.devices().map((device) => {
     const { uuid, memLimit, peakBytes, denials, sharePercent, chargedNs: gpuNs, copies } = device;
-    const { partition } = device;
+    const { partition, burstPercent } = device;
     const named = content.devices.find((one) => one.uuid === uuid);
     const seenBytes = watch.mostSeen(device.index);
     const realisedPercent = (gpuNs / activeNs) * 100;
@@ -128,6 +128,7 @@ export async function supervise({
       hasContexts: seenBytes > 0 || (named ?? content).contextBytes > 0,
       denials,
       sharePercent,
+      burstPercent,
       partition,
       gpuNs,
       realisedPercent,

@@ -74,7 +74,7 @@ export class Throttling {
   }
 
   #report(device: DeviceState, minimumNs: bigint): void {
-    const { index, uuid, chargedNs, sharePercent } = device;
+    const { index, uuid, chargedNs, sharePercent, burstPercent } = device;
     const atNs = monotonicNs();
     const last = this.#reported.get(index) ?? this.#start;
     const elapsedNs = atNs - last.atNs;
@@ -92,6 +92,7 @@ export class Throttling {
       launches: launches - last.launches,
       realised_share: Number(realised.toFixed(2)),
       share: sharePercent,
+      burst: burstPercent,
       turns: turns.turns - last.turns.turns,
       turns_stolen: turns.stolen - last.turns.stolen,
       turn_waited_ns: turns.waitedNs - last.turns.waitedNs,

@@ -64,6 +64,7 @@ test("what was held back is told by difference, and only while it changes", asyn
   look();
   writeBoard(work.path, UUID, [{ path: region.path, sharePpm: 600_000, turns: 9 }]);
   look(); // nothing was held back: the turns are told with what comes
+  region.store32(deviceOffset(0) + layout.device.burst_ppm, 900_000);
   holdBack(region, 12, 5_000_000, 350);
   look();
   expect(throttling.turnsOf(0)).toEqual({ turns: 9, stolen: 1, waitedNs: 5000 });
@@ -74,6 +75,7 @@ test("what was held back is told by difference, and only while it changes", asyn
       waited_ns: 4_000_000,
       launches: 300,
       share: 60,
+      burst: null,
       turns: 7,
       turns_stolen: 1,
       turn_waited_ns: 5000,
@@ -83,6 +85,7 @@ test("what was held back is told by difference, and only while it changes", asyn
       waited_ns: 1_000_000,
       launches: 50,
       share: 60,
+      burst: 90,
       turns: 2,
       turns_stolen: 0,
       turn_waited_ns: 0,

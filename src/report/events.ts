@@ -73,7 +73,8 @@ function describe({ kind, values }: Event): string {
     case "memory.drift":
       return `ledger ${bytes("ledger_bytes")}, NVML ${bytes("nvml_bytes")}`;
     case "compute.throttled": {
-      const limit = values["share"] === null ? "" : `, limit ${values["share"]} %`;
+      const burst = values["burst"] == null ? "" : `, burst ${values["burst"]} %`;
+      const limit = values["share"] === null ? "" : `, limit ${values["share"]} %${burst}`;
       const share = `${drawPercent(Number(values["realised_share"] ?? 0))} of the GPU${limit}`;
       const inCompany = values["turn_waited_ns"] || values["turns_stolen"];
       const turns = inCompany ? `, ${values["turns"]} turns` : "";

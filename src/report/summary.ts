@@ -21,6 +21,7 @@ export interface Summary {
     hasContexts: boolean;
     denials: number;
     sharePercent: number | null;
+    burstPercent: number | null;
     /** Its SMs in spatial mode, of how many. */
     partition: { sms: number; smTotal: number } | null;
     gpuNs: number;
@@ -64,6 +65,7 @@ export function formatSummaryJson(summary: Summary): string {
       peak_bytes: gpu.peakBytes,
       denials: gpu.denials,
       share: gpu.sharePercent,
+      burst: gpu.burstPercent,
       realised_share: isMeasured(gpu) ? Number(gpu.realisedPercent.toFixed(2)) : null,
       gpu_ns: isMeasured(gpu) ? gpu.gpuNs : null,
       throttled_ns: gpu.throttledNs,
@@ -137,8 +139,9 @@ const isMeasured = ({ sharePercent, gpuNs }: Summary["gpus"][number]): boolean =
   sharePercent !== null || gpuNs > 0;
 
 /** The limit on compute: a share of time, or its SMs. */
-function drawLimit({ sharePercent, partition }: Summary["gpus"][number]): string {
-  if (sharePercent !== null) return drawPercent(sharePercent);
+function drawLimit({ sharePercent, burstPercent, partition }: Summary["gpus"][number]): string {
+  const burst = burstPercent === null ? "" : `, burst ${drawPercent(burstPercent)}`;
+  if (sharePercent !== null) return `${drawPercent(sharePercent)}${burst}`;
   return partition === null ? "none" : `${partition.sms} of ${partition.smTotal} SMs`;
 }
 

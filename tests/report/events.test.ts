@@ -124,6 +124,7 @@ const SUMMARY: Summary = {
       hasContexts: true,
       denials: 0,
       sharePercent: 25,
+      burstPercent: null,
       partition: null,
       gpuNs: 2e9,
       realisedPercent: 24.97,
@@ -145,6 +146,8 @@ test("the summary names SMs and modes, and leaves out what was not measured", ()
   const bare = { ...gpu!, sharePercent: null, gpuNs: 0, hasContexts: false, velocity: 0 };
   const partition = { sms: 32, smTotal: 132 };
   const spatial = { ...SUMMARY, gpus: [{ ...bare, partition }] };
+  const bursting = { ...SUMMARY, gpus: [{ ...gpu!, burstPercent: 100 }] };
+  expect(formatSummary(bursting, plain)[2]).toContain("25.0 %, burst 100.0 %");
   expect(formatSummary(spatial, plain)[2]).toMatch(/^GPU-8c1f3c3a +– +4 GiB +0 +– +32 of 132 SMs /);
   expect(formatModes(spatial)).toEqual(["mode on GPU-8c1f3c3a: spatial, 32 of 132 SMs"]);
   expect(formatModes(SUMMARY)).toEqual(["mode on GPU-8c1f3c3a: time"]);
