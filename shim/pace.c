@@ -280,6 +280,18 @@ static uint64_t flight_of(const struct vgpu_pace *pace, uint64_t predicted_ns) {
     return predicted_ns * (pace->overlap ? pace->overlap : 1024) / 1024;
 }
 
+/* How long a thread sleeps for room in the window, with `ahead` ns of work, which is more, before
+ * its launch. Where predictions are right, and it wakes in time, until little is left. Else until
+ * half of it is, or half-way at the latest: if that ends sooner than predicted, or the thread wakes
+ * late, the GPU would stand idle. Caller holds the lock. */
+static uint64_t nap(const struct vgpu_pace *pace, uint64_t ahead, uint64_t window, uint64_t now) {
+    bool by_itself = pace->turns.count == 1 && !others_launch(pace, now);
+    bool in_time = now > vgpu_load_relaxed(&pace->overslept_ns) + CAREFUL_NS;
+    if (by_itself && in_time && vgpu_slice_is_steady(pace)) return ahead - SHARED_WINDOW_NS;
+    uint64_t keep = by_itself ? later(window / 2, SHARED_WINDOW_NS) : window;
+    return earlier(earlier(ahead - keep, ahead / 2), VGPU_STALL_NS);
+}
+
 /* What to do with a launch predicted to take `flight` ns while we hold a slice, or (holds false)
  * while it is being closed. Caller holds the lock. */
 static enum step find_room(struct vgpu_pace *pace, const struct vgpu_passage *passage, bool holds,
@@ -307,17 +319,7 @@ static enum step find_room(struct vgpu_pace *pace, const struct vgpu_passage *pa
         return WAIT_GPU;
     }
     if (start - now > window) {
-        /* A thread by itself sleeps until half of it is left, or what covers a late wake-up.
-         * Half-way at the latest: if it ends sooner than predicted, the GPU would stand idle. */
-        bool by_itself = pace->turns.count == 1 && !others_launch(pace, now);
-        uint64_t keep = by_itself ? later(window / 2, SHARED_WINDOW_NS) : window;
-        uint64_t wait = earlier(earlier(start - now - keep, (start - now) / 2), VGPU_STALL_NS);
-        /* Where predictions are right, and it wakes in time, it need not wake so often. */
-        uint64_t late = vgpu_load_relaxed(&pace->overslept_ns);
-        bool in_time = !late || now > late + CAREFUL_NS;
-        if (by_itself && in_time && vgpu_slice_is_steady(pace))
-            wait = start - now - SHARED_WINDOW_NS;
-        *until = now + wait + 12000;
+        *until = now + nap(pace, start - now, window, now) + 12000;
         return WAIT_GPU;
     }
     return ADMIT;

@@ -162,13 +162,17 @@ static void note_grant(const struct vgpu_place_on_board *place, const struct vgp
     vgpu_add_relaxed(&seat->turns, UINT64_C(1));
 }
 
+/* When the holder, who has the turn since then, last gave a sign of life. What its seat says may be
+ * wrong: a moment to come would have us sleep until then. */
+static uint64_t seen_at(const struct vgpu_seat *holder, uint64_t since_ns, uint64_t now_ns) {
+    return later(earlier(vgpu_load_relaxed(&holder->seen_ns), now_ns), since_ns);
+}
+
 /* When to look again at a turn that somebody else holds, if the bell does not ring before. */
 static uint64_t next_look(const struct vgpu_place_on_board *place, uint64_t word, uint64_t now_ns) {
     if (holder_of(word) > VGPU_MAX_SEATS) return now_ns + VGPU_TURN_LISTEN_NS;
     const struct vgpu_seat *holder = &place->board->seats[holder_of(word) - 1];
-    /* What it says may be wrong: a moment to come would have us sleep until then. */
-    uint64_t seen = earlier(vgpu_load_relaxed(&holder->seen_ns), now_ns);
-    seen = later(seen, since(word, now_ns));
+    uint64_t seen = seen_at(holder, since(word, now_ns), now_ns);
     uint64_t silent = seen + VGPU_TURN_LISTEN_NS + VGPU_TURN_POLL_NS;
     uint64_t listen = silent > now_ns ? silent : now_ns + VGPU_TURN_LISTEN_NS;
     uint64_t frees = vgpu_load_relaxed(&holder->frees_ns);
@@ -320,7 +324,7 @@ enum vgpu_turn_doubt vgpu_turn_doubt(const struct vgpu_place_on_board *place, ui
     holder->start_time = vgpu_load_relaxed(&seat->holder_start);
     if (minus(now_ns, later(held, wanted_ns)) > VGPU_TURN_ENDLESS_NS) return VGPU_TURN_ENDLESS;
     /* Its watcher was told by our wish: silence from before does not count. */
-    uint64_t seen = later(vgpu_load_relaxed(&seat->seen_ns), held);
+    uint64_t seen = seen_at(seat, held, now_ns);
     if (minus(now_ns, later(seen, wanted_ns)) > VGPU_TURN_DEAF_NS) return VGPU_TURN_DEAF;
     if (minus(now_ns, seen) > VGPU_TURN_LISTEN_NS) return VGPU_TURN_SILENT;
     uint64_t frees = vgpu_load_relaxed(&seat->frees_ns);

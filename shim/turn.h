@@ -33,10 +33,9 @@
 #define VGPU_TURN_SWITCH_NS UINT64_C(300000) /* v's price of giving a turn up by draining */
 #define VGPU_TURN_TAKE_UP_NS UINT64_C(2000000)
 #define VGPU_TURN_COMPANY_NS UINT64_C(1000000000)
-#define VGPU_TURN_LISTEN_NS                                                                        \
-    UINT64_C(10000000)                        /* waiters look after a holder that long silent …  \
-                                               */
-#define VGPU_TURN_OVERDUE_NS UINT64_C(200000) /* … or so long later with the turn than it said */
+/* Waiters look after a holder that is silent for so long, or so much later than it said. */
+#define VGPU_TURN_LISTEN_NS UINT64_C(10000000)
+#define VGPU_TURN_OVERDUE_NS UINT64_C(200000)
 /* A waiter is not woken in time by a bell (a CPU that sleeps deeply takes 0.3 ms), but by its own
  * timer: shortly before the turn is expected to be free it begins to look, every few µs. After a
  * long sleep the timer itself is late by up to VGPU_TURN_LATE_NS, after a short one by little. */
