@@ -489,6 +489,13 @@ static void look(struct vgpu_pace *pace) {
     pthread_mutex_unlock(&pace->lock);
 }
 
+static void look_after_pause(struct vgpu_pace *pace, uint64_t now) {
+    if (!vgpu_slice_look_after_pause(pace, now)) return;
+    pthread_mutex_lock(&pace->lock);
+    vgpu_slice_note_pause(pace, false);
+    pthread_mutex_unlock(&pace->lock);
+}
+
 static void note_wait(struct vgpu_pace *pace, uint64_t waited_ns) {
     vgpu_add_relaxed(&pace->use->throttled_ns, waited_ns);
     vgpu_add_relaxed(&pace->use->waits, UINT64_C(1));
@@ -534,6 +541,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         uint64_t flight = flight_of(pace, vgpu_book_predict(passage->entry));
         bool named = passage->entry->named;
         pace->room_end_ns = 0;
+        bool listens = false;
         enum step step = !named && makes_gangs(pace) ? ASK_NAME
                          : forced && pace->joined
                              ? ADMIT
@@ -541,6 +549,8 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         bool never_waits = step > ADMIT && talks(passage) && !is_in_gang(pace);
         if (never_waits && pace->joined) step = ADMIT;
         if (step == ADMIT) {
+            bool paused = !pace->started || pace->drained_ns;
+            listens = paused && vgpu_slice_listens(pace, now);
             submit(pace, passage, flight, now);
             /* The next ones may be let in by what this one was. */
             vgpu_grant_give(&pace->grant, now, vgpu_ticks(), pace->room_end_ns,
@@ -551,6 +561,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         pthread_mutex_unlock(&pace->lock);
         if (step == ADMIT) {
             if (held_since) note_wait(pace, now - held_since);
+            if (listens) vgpu_wake_word(vgpu_pace_bell(pace), vgpu_pace_ear(pace));
             return;
         }
         if (never_waits) {
@@ -577,7 +588,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (!held_since && (step == CLOSE || step == WAIT_TURN || step == WAIT_OTHERS))
             held_since = now;
         if (step == LOOK) {
-            vgpu_slice_look_after_pause(pace, now);
+            look_after_pause(pace, now);
         } else if (step == CLOSE) {
             /* Work that waits for the launch we hold back would never drain: let it through. */
             forced = !close_slice(pace, epoch, passage->track);
@@ -682,19 +693,24 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
                   now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS &&
                   pace->asked_after != pace->admitted;
     pthread_mutex_unlock(&pace->lock);
-    if (paused && !launching) vgpu_slice_look_after_pause(pace, now);
+    if (paused && !launching) look_after_pause(pace, now);
     if (!given && !launching) CALL(cuCtxGetCurrent)(&sync->context);
 }
 
 /* The program has waited: where all has ended, it knows. Caller holds the lock. */
-static void note_drained(struct vgpu_pace *pace, uint64_t now) {
-    if (vgpu_slice_flight(pace, now) == 0 && pace->started) vgpu_slice_rest(pace, pace->drained_ns);
+static void note_drained(struct vgpu_pace *pace, bool knew, uint64_t now) {
+    if (vgpu_slice_flight(pace, now) || !pace->started) return;
+    if (!knew) vgpu_slice_note_pause(pace, true);
+    vgpu_slice_rest(pace, pace->drained_ns);
 }
 
 void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
     struct vgpu_pace *pace = sync->pace;
     if (!pace || result != CUDA_SUCCESS) return;
     uint64_t now = vgpu_now_ns();
+    pthread_mutex_lock(&pace->lock);
+    bool knew = pace->drained_ns != 0;
+    pthread_mutex_unlock(&pace->lock);
     if (sync->track) {
         vgpu_track_synced(sync->track, sync->submitted_ns, now);
     } else {
@@ -706,7 +722,7 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
         vgpu_slice_look(pace, true);
     }
     pthread_mutex_lock(&pace->lock);
-    note_drained(pace, now);
+    note_drained(pace, knew, now);
     pthread_mutex_unlock(&pace->lock);
 }
 
@@ -717,22 +733,23 @@ void vgpu_pace_look(const struct vgpu_sync *sync) {
      * short are part of the occupancy. */
     pthread_mutex_lock(&pace->lock);
     uint64_t last = pace->last_submit_ns, predicted = pace->flight_end_ns;
+    bool knew = pace->drained_ns != 0;
     bool calm = vgpu_slice_is_calm(pace);
     pthread_mutex_unlock(&pace->lock);
     uint64_t now = vgpu_now_ns();
     bool soon = now + VGPU_GATE_PAUSE_NS > predicted || !calm;
     if (now <= last + VGPU_GATE_PAUSE_NS || !soon) return;
     if (!vgpu_slice_has_drained(pace, predicted, now)) return;
-    note_drained(pace, now);
+    note_drained(pace, knew, now);
     pthread_mutex_unlock(&pace->lock);
 }
 
-uint64_t vgpu_pace_tend(struct vgpu_pace *pace) {
+uint64_t vgpu_pace_tend(struct vgpu_pace *pace, uint64_t *listens_until_ns) {
     pthread_mutex_lock(&pace->lock);
     end_freed_slice(pace);
     pthread_mutex_unlock(&pace->lock);
     CUstreamCaptureMode mode = vgpu_capture_relax();
-    uint64_t again = vgpu_slice_tend(pace);
+    uint64_t again = vgpu_slice_tend(pace, listens_until_ns);
     vgpu_capture_restore(mode);
     return again;
 }

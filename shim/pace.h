@@ -63,9 +63,9 @@ void vgpu_pace_forget_context(CUcontext context);
 /* Before a stream is destroyed: mark its tail, forget the handle. */
 void vgpu_pace_forget_stream(CUstream stream);
 
-/* For watch.c: gives our slice up when a neighbour waits for it. Returns when to look again, 0 =
- * when the bell rings. */
-uint64_t vgpu_pace_tend(struct vgpu_pace *pace);
+/* For watch.c: gives our slice up when a neighbour waits for it. Returns when to look again; 0 =
+ * when the bell rings, or it is *listens_until_ns (0 = never). */
+uint64_t vgpu_pace_tend(struct vgpu_pace *pace, uint64_t *listens_until_ns);
 uint32_t *vgpu_pace_bell(struct vgpu_pace *pace);
 uint32_t vgpu_pace_ear(const struct vgpu_pace *pace);
 

@@ -24,7 +24,11 @@
 #define ANSWER_NS UINT64_C(20000)
 #define ANSWER_LOOKS 64
 #define SKIP_NS UINT64_C(2000000) /* pauses up to this do not end a slice */
-#define STRETCHES 4U              /* so many alike, and the next one's end is taken for granted */
+#define UNTOLD 2U                 /* pauses that we were not told of, and we look ourselves … */
+#define UNTOLD_MOST 8U
+#define LISTEN_NS UINT64_C(2000000) /* … so often at most: it takes two wake-ups … */
+#define QUIET_NS UINT64_C(50000)    /* … when no launch has come for so long */
+#define STRETCHES 4U                /* so many alike, and the next one's end is taken for granted */
 #define OVERLAP_MIN 64U
 #define OVERLAP_MAX 16384U
 #define OVERLAP_ONE 1024U
@@ -314,6 +318,7 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
     pace->drain_due_ns = 0;
     pace->begun_ns = pace->slice_flight_ns = pace->promised_ns = pace->ahead_ns = 0;
     pace->skipped_ns = 0;
+    pace->listens = false;
     pace->flight_end_ns = pace->planned_end_ns = now_ns;
     if (!pace->overlap) pace->overlap = OVERLAP_ONE;
     vgpu_store_relaxed(&pace->trusted, pace->drain_error_ns < GOOD_NS);
@@ -515,6 +520,21 @@ static uint64_t tell_drain(const struct vgpu_pace *pace, uint64_t predicted_ns, 
     return end ? earlier(end, now_ns) : assume_drain(pace, predicted_ns, now_ns);
 }
 
+/* True while a launch is between admission and the driver's return. Caller holds the lock. */
+static bool is_launching(const struct vgpu_pace *pace) {
+    return pace->admitted != vgpu_load_seq_cst(&pace->returned);
+}
+
+/* Puts a timed mark behind everything in flight. */
+static void mark_flying(struct vgpu_pace *pace) {
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
+        pthread_mutex_lock(track->lock);
+        bool flying = track->submitted_ns != track->done_ns;
+        pthread_mutex_unlock(track->lock);
+        if (flying) vgpu_track_mark(track, true, NULL, NULL);
+    }
+}
+
 bool vgpu_slice_has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns) {
     const uint64_t asked = now_ns;
     uint64_t answered_ns = 0; /* at the latest, since the marks were put */
@@ -535,14 +555,45 @@ bool vgpu_slice_has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint6
     return false;
 }
 
-void vgpu_slice_look_after_pause(struct vgpu_pace *pace, uint64_t now_ns) {
+bool vgpu_slice_look_after_pause(struct vgpu_pace *pace, uint64_t now_ns) {
     pthread_mutex_lock(&pace->lock);
     uint64_t predicted = pace->flight_end_ns;
     bool known = pace->drained_ns != 0;
     pthread_mutex_unlock(&pace->lock);
-    if (known || !vgpu_slice_has_drained(pace, predicted, now_ns)) return;
+    if (known || !vgpu_slice_has_drained(pace, predicted, now_ns)) return false;
     pace->drained_ns = tell_drain(pace, predicted, now_ns);
     pthread_mutex_unlock(&pace->lock);
+    return true;
+}
+
+void vgpu_slice_note_pause(struct vgpu_pace *pace, bool told) {
+    if (told) pace->untold -= pace->untold > 0;
+    else pace->untold += pace->untold < UNTOLD_MOST;
+}
+
+bool vgpu_slice_listens(struct vgpu_pace *pace, uint64_t now_ns) {
+    if (pace->untold < UNTOLD || now_ns < pace->listened_ns + LISTEN_NS) return false;
+    pace->listens = true;
+    pace->listened_ns = now_ns;
+    return true;
+}
+
+/* Predictions alone would say when it ended: puts timed marks behind what is in flight shortly
+ * before. Returns when to look again, 0 = not at all. */
+static uint64_t listen(struct vgpu_pace *pace, uint64_t now_ns) {
+    pthread_mutex_lock(&pace->lock);
+    uint64_t end = pace->flight_end_ns;
+    uint64_t again = later(pace->last_submit_ns + QUIET_NS, minus(end, VGPU_GATE_PAUSE_NS));
+    bool ended = !pace->started || pace->drained_ns || pace->listened_to == pace->admitted;
+    pace->listens &= !ended;
+    bool listens = pace->listens;
+    bool mark = listens && now_ns >= again && !is_launching(pace);
+    if (mark) pace->listened_to = pace->admitted;
+    pthread_mutex_unlock(&pace->lock);
+    if (!listens) return 0;
+    if (!mark) return later(again, now_ns + QUIET_NS / 2);
+    mark_flying(pace);
+    return later(end, now_ns) + VGPU_GATE_PAUSE_NS; /* more may have come by then */
 }
 
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
@@ -579,11 +630,6 @@ void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {
         vgpu_gang_turns_forget(&pace->turns); /* peers go on: who leaves last frees them */
     }
     if (wanted) vgpu_gang_turns_ring(&pace->turns);
-}
-
-/* True while a launch is between admission and the driver's return. Caller holds the lock. */
-static bool is_launching(const struct vgpu_pace *pace) {
-    return pace->admitted != vgpu_load_seq_cst(&pace->returned);
 }
 
 /* ---- programs that rest ---------------------------------------------------------------- */
@@ -624,13 +670,11 @@ void vgpu_slice_rest(struct vgpu_pace *pace, uint64_t drained_ns) {
 
 /* Puts the last, timed mark behind everything in flight. */
 static void mark_tails(struct vgpu_pace *pace) {
-    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
-        pthread_mutex_lock(track->lock);
+    pthread_mutex_lock(&pace->lock);
+    for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next)
         track->slice_end_ns = 0;
-        bool flying = track->submitted_ns != track->done_ns;
-        pthread_mutex_unlock(track->lock);
-        if (flying) vgpu_track_mark(track, true, NULL, NULL);
-    }
+    pthread_mutex_unlock(&pace->lock);
+    mark_flying(pace);
 }
 
 /* Tails that could not be marked (the stream captures now, or is another thread's) end by
@@ -812,8 +856,9 @@ uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns) {
     return now_ns + earlier(12000 + minus(now_ns, end) / 16, 1000000);
 }
 
-uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
+uint64_t vgpu_slice_tend(struct vgpu_pace *pace, uint64_t *listens_until_ns) {
     uint64_t now = vgpu_now_ns();
+    *listens_until_ns = 0;
     pthread_mutex_lock(&pace->lock);
     bool joined = pace->joined;
     const struct vgpu_gate_slice slice = pace->slice;
@@ -829,6 +874,7 @@ uint64_t vgpu_slice_tend(struct vgpu_pace *pace) {
         vgpu_grant_revoke(&pace->grant); /* the next launch sees that we are wanted */
     }
     pthread_mutex_unlock(&pace->lock);
+    if (joined && !over && !wanted) *listens_until_ns = listen(pace, now);
     if (!joined || (!over && !wanted)) return 0;
     vgpu_store_relaxed(&pace->use->gate_seen_ns, now);
     if (over && vgpu_load_acquire(&pace->closing)) /* done by those */

@@ -78,6 +78,10 @@ struct vgpu_pace {
     bool helped;               /* beyond the slice's end we have launched what a peer waits for */
     uint32_t asked_after;      /* `admitted` when an idle GPU was last waited for in vain, … */
     uint64_t busy_ns;          /* … and when something was last seen in flight */
+    uint32_t untold;           /* pauses of late of which the program told us nothing */
+    bool listens;              /* the watcher sees when what is in flight ends, … */
+    uint32_t listened_to;      /* … `admitted` when it last put marks for that, … */
+    uint64_t listened_ns;      /* … and when it last began to */
     uint64_t overslept_ns; /* when a thread last woke too late to keep the GPU busy; 0 = never */
     uint32_t closer;       /* 1: some thread is in vgpu_slice_close_step */
     uint32_t closing;      /* threads of the program that close a slice */
@@ -147,8 +151,16 @@ bool vgpu_slice_look(struct vgpu_pace *pace, bool tails);
 bool vgpu_slice_has_drained(struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns);
 
 /* The program was quiet and told us nothing: where the GPU has drained meanwhile, drained_ns is
- * when that was, by a mark or by the prediction. */
-void vgpu_slice_look_after_pause(struct vgpu_pace *pace, uint64_t now_ns);
+ * when that was, by a mark or by the prediction, and the answer true. */
+bool vgpu_slice_look_after_pause(struct vgpu_pace *pace, uint64_t now_ns);
+
+/* The program has paused; told: it had waited for its work, so we know when that ended. Caller
+ * holds the lock. */
+void vgpu_slice_note_pause(struct vgpu_pace *pace, bool told);
+
+/* A launch is being submitted after a pause: true if the watcher is to be woken, to see when what
+ * begins now ends, since the program will not tell us. Caller holds the lock. */
+bool vgpu_slice_listens(struct vgpu_pace *pace, uint64_t now_ns);
 
 /* All has drained, and a launch comes after a pause. While nobody else wants the GPU the slice goes
  * on, longer by the pause: each new one would hold a program back that pauses often. False: it is
@@ -176,7 +188,9 @@ bool vgpu_slice_close_step(struct vgpu_pace *pace, uint32_t epoch);
 uint64_t vgpu_slice_next_look(struct vgpu_pace *pace, uint64_t now_ns);
 
 /* For the watcher: gives our slice up if another process waits for it and we have drained, or it is
- * over. Returns when to look again, 0 = when the bell rings. */
-uint64_t vgpu_slice_tend(struct vgpu_pace *pace);
+ * over. Returns when to look again; 0 = when the bell rings, or it is *listens_until_ns (0 =
+ * never).
+ */
+uint64_t vgpu_slice_tend(struct vgpu_pace *pace, uint64_t *listens_until_ns);
 
 #endif

@@ -8,6 +8,7 @@
 #include "atomics.h"
 #include "seat.h"
 #include "slice.h"
+#include "times.h"
 #include "wait.h"
 
 #define ASLEEP_NS UINT64_C(10000000000) /* deadline of a sleep with nothing to do */
@@ -34,9 +35,14 @@ static void *watch(void *argument) {
     prctl(PR_SET_TIMERSLACK, 1UL); /* once for all: this thread is ours */
     for (;;) {
         uint32_t heard = vgpu_load_acquire(bell);
-        uint64_t again = vgpu_pace_tend(pace);
-        if (again) vgpu_wait_until(again);
-        else vgpu_wait_word(bell, heard, look_around(pace, &looked_ns), vgpu_pace_ear(pace));
+        uint64_t listens_until, again = vgpu_pace_tend(pace, &listens_until);
+        if (again) {
+            vgpu_wait_until(again);
+            continue;
+        }
+        uint64_t until = look_around(pace, &looked_ns);
+        if (listens_until) until = earlier(until, listens_until);
+        vgpu_wait_word(bell, heard, until, vgpu_pace_ear(pace));
     }
     return NULL;
 }

@@ -169,11 +169,10 @@ static void watch(int gpu) {
     struct vgpu_pace *pace = watched[gpu];
     for (;;) {
         uint32_t heard = *vgpu_pace_bell(pace);
-        uint64_t again = vgpu_pace_tend(pace);
+        uint64_t listens_until, again = vgpu_pace_tend(pace, &listens_until);
+        uint64_t until = listens_until ? listens_until : machine_ns + 10000 * MS;
         if (again) vgpu_wait_until(again);
-        else
-            vgpu_wait_word(vgpu_pace_bell(pace), heard, machine_ns + 10000 * MS,
-                           vgpu_pace_ear(pace));
+        else vgpu_wait_word(vgpu_pace_bell(pace), heard, until, vgpu_pace_ear(pace));
     }
 }
 

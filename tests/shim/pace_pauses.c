@@ -118,6 +118,54 @@ static void test_waits(void) {
     check(got > 22 && got < 28, "kernels now of 0.2, now of 3.8 ms that nobody waits for", got);
 }
 
+/* Bursts over several streams, and no call that waits: nothing but the book says how long they
+ * took. */
+static bool stream_by_stream;
+static void draw_bursts(int each) {
+    while (machine_ns < end_of_test) {
+        uint64_t frame = machine_ns;
+        for (int i = 0; i < each * streams_used; i++) {
+            int stream = stream_by_stream ? i / each : i % streams_used;
+            uint64_t took = lengths_differ ? kernel_ns / 2 + random_below(kernel_ns) : kernel_ns;
+            launch_kind(stream + 1, KERNEL, 0x7000, took, 4 * US);
+        }
+        sleep_until(frame + frame_ns, NULL);
+    }
+}
+
+/* 20 kernels of 50 us in the mean; percent of the GPU that they took. */
+static double bursts(uint32_t percent, bool fills, int count, uint64_t frame) {
+    begin(percent, fills);
+    waits = NOT;
+    streams_used = count;
+    kernel_ns = 50 * US;
+    frame_ns = frame;
+    start(draw_bursts, 20 / count);
+    run_threads(end_of_test + 2000 * MS);
+    return percent_of(busy_ns, machine_ns - begin_of_test);
+}
+
+static void test_bursts(void) {
+    for (int how = 0; how < 8; how++) {
+        char name[120];
+        int count = how & 1 ? 4 : 2;
+        stream_by_stream = how & 2;
+        lengths_differ = how & 4;
+        snprintf(name, sizeof name, "nobody waits: 1 ms each 10 ms in %d streams%s%s, at 50 %%",
+                 count, stream_by_stream ? ", one by one" : "",
+                 lengths_differ ? ", lengths differ" : "");
+        double got = bursts(50, true, count, 10 * MS);
+        check(got > 9.8 && got < 10.2, name, got);
+        check(fabs(charged() / got - 1) < 0.03, "… and charged as much", charged());
+        got = bursts(25, true, count, 2500 * US);
+        check(got > 24.5 && got < 25.5, "… and 40 %, at 25", got);
+    }
+    stream_by_stream = lengths_differ = false;
+    bursts(50, false, 4, 10 * MS);
+    check(charged() > 2.4 && charged() < 2.8, "… that run side by side: charged a quarter",
+          charged());
+}
+
 /* --- a thread that starts cold ---------------------------------------------------------------- */
 
 #define COLD_NS                                                                                    \
@@ -286,6 +334,7 @@ static void test_failure(void) {
 int main(void) {
     test_frames();
     test_waits();
+    test_bursts();
     test_cold();
     test_groups();
     test_slow_call();

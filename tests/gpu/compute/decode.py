@@ -2,8 +2,9 @@
 
 Says {"ready": true}, then answers each line of stdin with one of JSON, until stdin ends:
   eager SECONDS [WORK PAUSE] | graph SECONDS
-                                  {"times": [CLOCK_MONOTONIC ns …], "tokens": of each}: when each layer (graph:
-                                  each token) was launched (was done), and what part of a token that is.
+                                  {"times": [CLOCK_MONOTONIC ns …], "speeds": [ns …], "tokens": of each}: when each
+                                  layer (graph: each token) was launched (was done), how long the core took right
+                                  after that for a fixed piece of work (graph: []), what part of a token that is.
                                   Sleeps for PAUSE ms after each WORK ms, as it would if it were held back
   region                          {"region": path of the session's, "" natively}
   launches                        {"launches": of an eager token}, by torch's profiler; slows what follows
@@ -60,13 +61,17 @@ def step(layers, embedding, cos, sin, token, position, times):
 
 
 class Moments(list):
-    """Whoever has noted them for `work` ns then sleeps for `pause`; 0: never."""
+    """Notes the core's speed with each. Whoever has noted them for `work` ns then sleeps for `pause`; 0: never."""
 
     def __init__(self, work, pause):
-        self.work, self.pause, self.until = work, pause, time.monotonic_ns() + work
+        self.work, self.pause, self.until, self.speeds = work, pause, time.monotonic_ns() + work, []
 
     def append(self, now):
         super().append(now)
+        total = 0
+        for i in range(200):
+            total += i
+        self.speeds.append(time.monotonic_ns() - now)
         if self.pause and now > self.until:
             time.sleep(self.pause / 1e9)
             self.until = time.monotonic_ns() + self.work
@@ -125,7 +130,7 @@ def main():
         def replay(times):
             graph.replay()
             token.item()
-            times.append(time.monotonic_ns())
+            list.append(times, time.monotonic_ns())
 
         return replay
 
@@ -141,7 +146,8 @@ def main():
         elif what == "region":
             answer = {"region": os.environ.get("VGPU_REGION", "")}
         else:
-            answer = {"times": trace(runs[what], token, *map(float, numbers)),
+            times = trace(runs[what], token, *map(float, numbers))
+            answer = {"times": times, "speeds": times.speeds,
                       "tokens": 1 / len(layers) if what == "eager" or device != "cuda" else 1}
         print(json.dumps(answer), flush=True)
 
