@@ -89,6 +89,8 @@ bool vgpu_capture_record_await(CUstream stream, bool per_thread) {
 
 void vgpu_capture_record_end(void) { vgpu_sub_seq_cst(&recording, 1U); }
 
+void vgpu_capture_await_records(void) { vgpu_wait_unused(&recording); }
+
 static void forget_in_child(void) {
     vgpu_store_relaxed(&recording, 0U);
     vgpu_store_relaxed(&joining, 0U);

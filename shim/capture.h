@@ -36,6 +36,10 @@ bool vgpu_capture_record_begin(CUstream stream, bool per_thread);
 bool vgpu_capture_record_await(CUstream stream, bool per_thread);
 void vgpu_capture_record_end(void);
 
+/* Waits for the records under way, 10 ms at most: before a stream dies that no new one is to be
+ * made into. */
+void vgpu_capture_await_records(void);
+
 /* Ends the stream's capture by calling end(stream, graph). */
 CUresult vgpu_capture_end(CUstream stream, CUgraph *graph, bool per_thread,
                           CUresult (*end)(CUstream, CUgraph *));

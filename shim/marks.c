@@ -86,12 +86,21 @@ static void event_put(struct vgpu_clock *clock, bool timed, CUevent event) {
     if (destroy) CALL(cuEventDestroy_v2)(event);
 }
 
-static bool record(struct vgpu_track *track, CUevent event) {
-    if (!vgpu_capture_record_begin(track->stream, track->per_thread)) return false;
-    CUresult result = track->per_thread ? CALL(cuEventRecord_ptsz)(event, track->stream)
-                                        : CALL(cuEventRecord)(event, track->stream);
-    vgpu_capture_record_end();
-    return result == CUDA_SUCCESS;
+/* Records an event of ours into the track's stream: `event`, or NULL: a new one. NULL if that is
+ * not possible: the stream captures, or it ends. */
+static CUevent record(struct vgpu_track *track, bool timed, CUevent event) {
+    CUresult result = CUDA_ERROR_NOT_READY;
+    if (vgpu_capture_record_begin(track->stream, track->per_thread)) {
+        bool lives = !vgpu_load_seq_cst(&track->gone) && vgpu_load_seq_cst(&track->clock->context);
+        if (lives && !event) event = event_get(track->clock, timed);
+        if (lives && event)
+            result = track->per_thread ? CALL(cuEventRecord_ptsz)(event, track->stream)
+                                       : CALL(cuEventRecord)(event, track->stream);
+        vgpu_capture_record_end();
+    }
+    if (result == CUDA_SUCCESS) return event;
+    event_put(track->clock, timed, event);
+    return NULL;
 }
 
 static int thread_id(void) {
@@ -154,11 +163,7 @@ CUcontext vgpu_track_context(const struct vgpu_track *track) {
 }
 
 CUevent vgpu_track_start(struct vgpu_track *track) {
-    CUevent event = event_get(track->clock, true);
-    if (event && !record(track, event)) {
-        event_put(track->clock, true, event);
-        event = NULL;
-    }
+    CUevent event = record(track, true, NULL);
     track->started_ns = vgpu_now_ns();
     return event;
 }
@@ -230,11 +235,7 @@ bool vgpu_track_mark(struct vgpu_track *track, bool timed, struct vgpu_book_entr
     pthread_mutex_unlock(track->lock);
     timed = timed || trial || group_start;
     uint64_t call_ns = trial ? vgpu_now_ns() - track->started_ns : 0;
-    CUevent event = full || !may_record(track) ? NULL : event_get(track->clock, timed);
-    if (event && !record(track, event)) {
-        event_put(track->clock, timed, event);
-        event = NULL;
-    }
+    CUevent event = full || !may_record(track) ? NULL : record(track, timed, NULL);
     uint64_t recorded = timed ? vgpu_now_ns() : 0;
     pthread_mutex_lock(track->lock);
     full = track->count == VGPU_MARK_QUEUE; /* another thread may have been sooner */
@@ -382,10 +383,10 @@ bool vgpu_track_is_due(const struct vgpu_track *track, uint64_t now_ns) {
 void vgpu_track_poll(struct vgpu_track *track) {
     struct vgpu_mark mark;
     if (!oldest(track, &mark)) return;
-    if (vgpu_exchange_acq_rel(&track->polling, 1U) != 0) return;
+    if (vgpu_exchange_seq_cst(&track->polling, 1U) != 0) return;
     CUstreamCaptureMode mode = vgpu_capture_relax();
     bool entered = enter(track->clock);
-    while (track->clock->context && oldest(track, &mark)) {
+    while (vgpu_load_seq_cst(&track->clock->context) && oldest(track, &mark)) {
         CUresult result = CALL(cuEventQuery)(mark.end);
         if (result == CUDA_ERROR_NOT_READY) break;
         /* Any other code is the program's own failure, sticky in the context: nothing runs there.
@@ -430,11 +431,7 @@ void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, bool trusted) {
     if (ours && !lasts) clock->anchor = NULL; /* until it is recorded */
     pthread_mutex_unlock(&clock->lock);
     if (!ours || lasts) return;
-    if (!anchor) anchor = event_get(clock, true);
-    if (anchor && !record(track, anchor)) {
-        event_put(clock, true, anchor);
-        anchor = NULL;
-    }
+    anchor = record(track, true, anchor);
     /* The GPU comes to it about when the call returns, unless this thread had to pause meanwhile.
      */
     uint64_t now = vgpu_now_ns();
@@ -443,6 +440,11 @@ void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, bool trusted) {
     clock->anchor = anchor;
     clock->anchor_ns = now;
     pthread_mutex_unlock(&clock->lock);
+}
+
+void vgpu_track_end(struct vgpu_track *track) {
+    vgpu_store_seq_cst(&track->gone, true);
+    vgpu_capture_await_records();
 }
 
 void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
@@ -455,7 +457,7 @@ void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
             struct vgpu_mark *mark = &track->marks[(track->first + i) % VGPU_MARK_QUEUE];
             if (mark->trial) vgpu_store_relaxed(&mark->trial->in_flight, (uint16_t)0);
         }
-        vgpu_store_release(&track->gone, true);
+        vgpu_store_seq_cst(&track->gone, true);
         track->count = 0;
         if (track->done_ns != track->submitted_ns) track->drained_ns = vgpu_now_ns();
         track->done_ns = track->submitted_ns;
@@ -465,8 +467,11 @@ void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context) {
     }
     if (!clock) return;
     pthread_mutex_lock(&clock->lock);
-    vgpu_store_relaxed(&clock->context, NULL);
+    vgpu_store_seq_cst(&clock->context, NULL);
     clock->anchor = NULL;
     clock->free_count[0] = clock->free_count[1] = 0;
     pthread_mutex_unlock(&clock->lock);
+    vgpu_capture_await_records();
+    for (struct vgpu_track *track = list; track; track = track->next)
+        if (track->clock == clock) vgpu_wait_unused(&track->polling);
 }

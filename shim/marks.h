@@ -192,6 +192,9 @@ void vgpu_tracks_synced(struct vgpu_track *list, CUcontext context, uint64_t now
  * slice's may serve, if it is not old. */
 void vgpu_track_anchor(struct vgpu_track *track, uint32_t epoch, bool trusted);
 
+/* The stream is about to be destroyed: no event is recorded into it any more. */
+void vgpu_track_end(struct vgpu_track *track);
+
 /* The context is about to be destroyed: no event of it may be touched again. */
 void vgpu_tracks_forget_context(struct vgpu_track *list, CUcontext context);
 

@@ -798,7 +798,7 @@ static void forget_stream(struct vgpu_pace *pace, CUstream stream) {
         bool flying = track->submitted_ns != track->done_ns;
         pthread_mutex_unlock(&pace->lock);
         if (flying) vgpu_track_mark(track, true, NULL, NULL);
-        vgpu_store_release(&track->gone, true);
+        vgpu_track_end(track);
     }
 }
 

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "atomics.h"
+
 uint64_t vgpu_now_ns(void);
 
 /* The CPU's counter: much cheaper to read than the clock, of unknown rate. 0 where there is none.
@@ -21,5 +23,12 @@ void vgpu_wake_word(uint32_t *word, uint32_t ears);
 
 /* Sleeps until deadline_ns. */
 void vgpu_wait_until(uint64_t deadline_ns);
+
+/* Waits until *users is 0, 10 ms at most: they are in calls that take a few us. */
+static inline void vgpu_wait_unused(const uint32_t *users) {
+    uint64_t now = vgpu_now_ns(), deadline = now + 10000000;
+    for (; vgpu_load_seq_cst(users) && now < deadline; now = vgpu_now_ns())
+        vgpu_wait_until(now + 5000);
+}
 
 #endif

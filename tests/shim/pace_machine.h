@@ -206,7 +206,8 @@ static struct stream {
     unsigned head, tail;
     uint64_t end_ns; /* of all before head */
     bool capturing;
-} streams[9]; /* 0: the default stream */
+    bool ended; /* destroyed */
+} streams[9];   /* 0: the default stream */
 #define PAIRS 65536
 static uint64_t released_ns[PAIRS], busy_ns; /* 0: not yet */
 static unsigned pairs[5];                    /* kernels of a kind so far */
@@ -216,7 +217,7 @@ static struct meeting {
     uint64_t last_ns;
 } meetings[GPUS / 2][PAIRS];
 static unsigned meets[GPUS];
-static unsigned bad_records; /* into a stream that captures */
+static unsigned bad_records; /* into a stream that captures, or has been destroyed */
 static struct event events[4096];
 static unsigned events_used;
 
@@ -352,6 +353,7 @@ static CUresult record(CUevent event, CUstream stream) {
     calls++;
     if (stream_of(stream)->capturing) return bad_records++, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
     spend(RECORD_NS);
+    bad_records += stream_of(stream)->ended;
     timed_records += ((struct event *)event)->timed;
     submit_op(stream, RECORD, 0, (struct event *)event);
     return CUDA_SUCCESS;

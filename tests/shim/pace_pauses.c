@@ -278,6 +278,29 @@ static void end_context(void) {
     contexts_ended++;
 }
 
+/* The watcher may be about to put a mark on a stream that is being destroyed. */
+static void end_streams(int unused) {
+    (void)unused;
+    while (machine_ns < end_of_test) {
+        streams[1].ended = false;
+        launch_kind(1, KERNEL, 0x7000, 300 * US, 4 * US);
+        sleep_until(machine_ns + 100 * US + random_below(200 * US), NULL);
+        vgpu_pace_forget_stream(handle_of(1));
+        streams[1].ended = true;
+        sleep_until(machine_ns + 3 * MS, NULL);
+    }
+}
+
+static void test_streams_that_end(void) {
+    begin(50, true);
+    bad_records = 0;
+    timed_records = 0;
+    start(end_streams, 0);
+    run_threads(end_of_test + 1000 * MS);
+    check(timed_records > 1000, "streams destroyed at work: timed marks", (double)timed_records);
+    check(bad_records == 0, "… into a destroyed one", bad_records);
+}
+
 static void launch_and_end(int unused) {
     (void)unused;
     while (machine_ns < end_of_test) {
@@ -338,6 +361,7 @@ int main(void) {
     test_cold();
     test_groups();
     test_slow_call();
+    test_streams_that_end();
     test_contexts();
     test_failure();
     return failures != 0;
