@@ -324,8 +324,12 @@ static void settle(struct vgpu_track *track, const struct vgpu_mark *mark) {
     uint64_t end = map_end(track, mark);
     bool gpu_waited = end && end < mark->recorded_ns + BEHIND_NS;
     bool overdue = gpu_waited && mark->predicted_ns + OVERDUE_NS < mark->recorded_ns;
-    if (overdue) end = mark->predicted_ns;
     pthread_mutex_lock(track->lock);
+    if (end) {
+        track->seen_ns = end;
+        track->seen_to = mark->covers_ns;
+    }
+    if (overdue) end = mark->predicted_ns;
     if (end) track->slice_end_ns = end;
     if (end && !overdue) {
         track->measured_ns = end;

@@ -106,6 +106,8 @@ struct vgpu_track {
                               predicted where the mark had come too late to tell; 0 = none */
     uint64_t measured_ns;  /* when a timed mark that was in time says that all had ended … */
     uint64_t measured_to;  /* … that had been submitted by then: submitted_ns */
+    uint64_t seen_ns;      /* by when it had at the latest, as any timed mark says … */
+    uint64_t seen_to;      /* … the same */
     uint64_t started_ns;   /* when the first event of the last trial was recorded */
 };
 

@@ -489,10 +489,11 @@ static void look(struct vgpu_pace *pace) {
     pthread_mutex_unlock(&pace->lock);
 }
 
-static void look_after_pause(struct vgpu_pace *pace, uint64_t now) {
+/* What comes now was first wanted at request: until then the program paused, and not we. */
+static void look_after_pause(struct vgpu_pace *pace, uint64_t now, uint64_t request) {
     if (!vgpu_slice_look_after_pause(pace, now)) return;
     pthread_mutex_lock(&pace->lock);
-    vgpu_slice_note_pause(pace, false);
+    if (request > pace->drained_ns + VGPU_GATE_PAUSE_NS) vgpu_slice_note_pause(pace, false);
     pthread_mutex_unlock(&pace->lock);
 }
 
@@ -588,7 +589,7 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (!held_since && (step == CLOSE || step == WAIT_TURN || step == WAIT_OTHERS))
             held_since = now;
         if (step == LOOK) {
-            look_after_pause(pace, now);
+            look_after_pause(pace, now, request);
         } else if (step == CLOSE) {
             /* Work that waits for the launch we hold back would never drain: let it through. */
             forced = !close_slice(pace, epoch, passage->track);
@@ -693,7 +694,7 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
                   now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS &&
                   pace->asked_after != pace->admitted;
     pthread_mutex_unlock(&pace->lock);
-    if (paused && !launching) look_after_pause(pace, now);
+    if (paused && !launching) look_after_pause(pace, now, now);
     if (!given && !launching) CALL(cuCtxGetCurrent)(&sync->context);
 }
 

@@ -331,6 +331,13 @@ bool vgpu_slice_take(struct vgpu_pace *pace, uint64_t now_ns, uint64_t request_n
 /* ---- what is in flight ------------------------------------------------------------------------
  */
 
+/* When all had ended that was submitted there, at the latest: a timed mark may say so long before a
+ * poll finds it done. */
+static uint64_t ended_by(const struct vgpu_track *track) {
+    return track->seen_to == track->submitted_ns ? earlier(track->seen_ns, track->drained_ns)
+                                                 : track->drained_ns;
+}
+
 /* Streams are taken to run side by side: each has its own predicted end, the last one counts. */
 uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
     uint64_t flight = 0, drained = 0, end = 0;
@@ -344,7 +351,7 @@ uint64_t vgpu_slice_flight(struct vgpu_pace *pace, uint64_t now_ns) {
         track->flight_end_ns = earlier(track->flight_end_ns, now_ns + left);
         flight += left;
         end = later(end, track->flight_end_ns);
-        drained = later(drained, track->drained_ns);
+        drained = later(drained, ended_by(track));
     }
     pace->flight_end_ns = end;
     if (flight) pace->drained_ns = 0;
