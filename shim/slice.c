@@ -516,15 +516,22 @@ static bool is_measured(const struct vgpu_track *track) {
     return track->measured_to == track->submitted_ns;
 }
 
-/* The same, by timed marks where these were behind all that was submitted. */
+/* The same, by timed marks where these were behind all that was submitted: some may have come too
+ * late to tell more than that it had ended by then. */
 static uint64_t tell_drain(const struct vgpu_pace *pace, uint64_t predicted_ns, uint64_t now_ns) {
-    uint64_t end = 0;
+    uint64_t least = 0, most = 0;
+    bool assumed = false;
     for (struct vgpu_track *track = vgpu_load_acquire(&pace->tracks); track; track = track->next) {
         if (track->epoch != pace->slice.epoch) continue;
-        if (!is_measured(track)) return assume_drain(pace, predicted_ns, now_ns);
-        end = later(end, track->measured_ns);
+        bool measured = is_measured(track);
+        assumed |= !measured;
+        if (measured) least = later(least, track->measured_ns);
+        most = later(most, track->seen_to == track->submitted_ns ? track->seen_ns : now_ns);
     }
-    return end ? earlier(end, now_ns) : assume_drain(pace, predicted_ns, now_ns);
+    if (!least || assumed)
+        least = later(least, earlier(assume_drain(pace, predicted_ns, now_ns),
+                                     later(most, pace->last_submit_ns)));
+    return earlier(least, now_ns);
 }
 
 /* True while a launch is between admission and the driver's return. Caller holds the lock. */
@@ -585,22 +592,23 @@ bool vgpu_slice_listens(struct vgpu_pace *pace, uint64_t now_ns) {
     return true;
 }
 
-/* Predictions alone would say when it ended: puts timed marks behind what is in flight shortly
- * before. Returns when to look again, 0 = not at all. */
+/* Predictions alone would say when it ended: puts timed marks behind what is in flight as soon as
+ * no launch has come for a while, since it may end sooner than predicted; and once more before
+ * that, if more has come. Each look comes as long after the last one as that after the beginning: a
+ * program that goes on launching has few. Returns when to look again, 0 = not at all. */
 static uint64_t listen(struct vgpu_pace *pace, uint64_t now_ns) {
     pthread_mutex_lock(&pace->lock);
-    uint64_t end = pace->flight_end_ns;
-    uint64_t again = later(pace->last_submit_ns + QUIET_NS, minus(end, VGPU_GATE_PAUSE_NS));
+    uint64_t quiet = pace->last_submit_ns + QUIET_NS;
+    uint64_t next = now_ns + later(minus(now_ns, pace->listened_ns), QUIET_NS / 2);
     bool ended = !pace->started || pace->drained_ns || pace->listened_to == pace->admitted;
     pace->listens &= !ended;
     bool listens = pace->listens;
-    bool mark = listens && now_ns >= again && !is_launching(pace);
+    bool mark = listens && now_ns >= quiet && !is_launching(pace);
     if (mark) pace->listened_to = pace->admitted;
+    uint64_t again = mark ? minus(pace->flight_end_ns, VGPU_GATE_PAUSE_NS) : quiet;
     pthread_mutex_unlock(&pace->lock);
-    if (!listens) return 0;
-    if (!mark) return later(again, now_ns + QUIET_NS / 2);
-    mark_flying(pace);
-    return later(end, now_ns) + VGPU_GATE_PAUSE_NS; /* more may have come by then */
+    if (mark) mark_flying(pace);
+    return listens ? later(again, next) : 0;
 }
 
 void vgpu_slice_leave(struct vgpu_pace *pace, uint64_t drained_ns) {

@@ -166,12 +166,69 @@ static void test_bursts(void) {
           charged());
 }
 
+/* --- programs that poll ----------------------------------------------------------------------- */
+
+/* Launches a burst, polls until it has ended, which we do not see, and rests. */
+static uint64_t occupied_ns, shortest_ns, longest_ns, rest_ns, gap_ns;
+static uint32_t burst_most;
+static void poll_and_rest(int unused) {
+    (void)unused;
+    while (machine_ns < end_of_test) {
+        uint64_t from = machine_ns, burst = 1 + random_below(burst_most);
+        if (gap_ns) burst = burst_most;
+        for (unsigned i = 0; i < burst; i++) {
+            uint64_t took = random_below(2) ? shortest_ns : longest_ns;
+            launch_kind((int)(i % (unsigned)streams_used) + 1, KERNEL, 0x7000, took, 4 * US);
+            if (i == 0) from = machine_ns;
+            if (gap_ns) sleep_until(machine_ns + gap_ns, NULL);
+        }
+        for (int s = 1; s <= streams_used; s++) wait_for_stream(s);
+        occupied_ns += machine_ns - from;
+        sleep_until(machine_ns + rest_ns, NULL);
+    }
+}
+
+/* Bursts of up to `most` kernels of these two lengths, side by side in so many streams; how much
+ * more is charged than was occupied, in percent. */
+static double polls(int count, uint32_t most, uint64_t shortest, uint64_t longest, uint64_t rest) {
+    begin(50, false);
+    streams_used = count;
+    burst_most = most;
+    shortest_ns = shortest;
+    longest_ns = longest;
+    rest_ns = rest;
+    occupied_ns = 0;
+    start(poll_and_rest, 0);
+    run_threads(end_of_test + 2000 * MS);
+    return 100 * ((double)region->devices[0].charged_ns / (double)occupied_ns - 1);
+}
+
+static void test_polls(void) {
+    double more = polls(1, 1, 1 * MS, 20 * MS, 20 * MS);
+    check(fabs(more) < 3, "kernels of 1 or 20 ms, polled for: charged, percent more", more);
+    more = polls(1, 1, 200 * US, 3800 * US, 1 * MS);
+    check(fabs(more) < 3, "… of 0.2 or 3.8 ms", more);
+    more = polls(4, 20, 50 * US, 150 * US, 5 * MS);
+    check(fabs(more) < 3, "… bursts of 1 to 20, in four streams side by side", more);
+    more = polls(4, 20, 20 * US, 1 * MS, 20 * MS);
+    check(fabs(more) < 3, "… of 20 us or 1 ms", more);
+}
+
+/* It has paused now and then, and goes on launching. */
+static void test_listening(void) {
+    gap_ns = 65 * US;
+    sleeps = 0;
+    polls(1, 5000, 20 * US, 20 * US, 5 * MS);
+    gap_ns = 0;
+    double each_s = (double)sleeps * 1e9 / (double)SPAN_NS;
+    check(each_s < 300, "a kernel each 70 us, for 0.35 s: wake-ups each second", each_s);
+}
+
 /* --- a thread that starts cold ---------------------------------------------------------------- */
 
 #define COLD_NS                                                                                    \
     (150 * US) /* what the driver takes for the first launch in a stream after a rest              \
                 */
-static uint64_t occupied_ns;
 
 /* Short kernels in four streams, launches setting the pace. Pauses longer than 0.1 ms are not
  * occupied. */
@@ -358,6 +415,8 @@ int main(void) {
     test_frames();
     test_waits();
     test_bursts();
+    test_polls();
+    test_listening();
     test_cold();
     test_groups();
     test_slow_call();
