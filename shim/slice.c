@@ -24,7 +24,10 @@
 #define ANSWER_NS UINT64_C(20000)
 #define ANSWER_LOOKS 64
 #define SKIP_NS UINT64_C(2000000) /* pauses up to this do not end a slice */
-#define UNTOLD 2U                 /* pauses that we were not told of, and we look ourselves … */
+/* Each pause that we were not told of counts so much, one that we were told of 1 less; and from so
+ * much on we look ourselves: after two, and where every second one is untold … */
+#define UNTOLD_EACH 2U
+#define UNTOLD 3U
 #define UNTOLD_MOST 8U
 #define LISTEN_NS UINT64_C(2000000) /* … so often at most: it takes two wake-ups … */
 #define QUIET_NS UINT64_C(50000)    /* … when no launch has come for so long */
@@ -581,8 +584,8 @@ bool vgpu_slice_look_after_pause(struct vgpu_pace *pace, uint64_t now_ns) {
 }
 
 void vgpu_slice_note_pause(struct vgpu_pace *pace, bool told) {
-    if (told) pace->untold -= pace->untold > 0;
-    else pace->untold += pace->untold < UNTOLD_MOST;
+    pace->untold = told ? (uint32_t)minus(pace->untold, 1)
+                        : (uint32_t)earlier(pace->untold + UNTOLD_EACH, UNTOLD_MOST);
 }
 
 bool vgpu_slice_listens(struct vgpu_pace *pace, uint64_t now_ns) {

@@ -78,7 +78,7 @@ struct vgpu_pace {
     bool helped;               /* beyond the slice's end we have launched what a peer waits for */
     uint32_t asked_after;      /* `admitted` when an idle GPU was last waited for in vain, … */
     uint64_t busy_ns;          /* … and when something was last seen in flight */
-    uint32_t untold;           /* pauses of late of which the program told us nothing */
+    uint32_t untold;           /* how often of late the program paused and told us nothing */
     bool listens;              /* the watcher sees when what is in flight ends, … */
     uint32_t listened_to;      /* … `admitted` when it last put marks for that, … */
     uint64_t listened_ns;      /* … and when it last began to */

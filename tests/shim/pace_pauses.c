@@ -168,12 +168,14 @@ static void test_bursts(void) {
 
 /* --- programs that poll ----------------------------------------------------------------------- */
 
-/* Launches a burst, polls until it has ended, which we do not see, and rests. */
+/* Launches a burst, polls until it has ended, which we do not see (but waits for every so-manieth),
+ * and rests. */
+static unsigned waits_one_in;
 static uint64_t occupied_ns, shortest_ns, longest_ns, rest_ns, gap_ns;
 static uint32_t burst_most;
 static void poll_and_rest(int unused) {
     (void)unused;
-    while (machine_ns < end_of_test) {
+    for (unsigned round = 1; machine_ns < end_of_test; round++) {
         uint64_t from = machine_ns, burst = 1 + random_below(burst_most);
         if (gap_ns) burst = burst_most;
         for (unsigned i = 0; i < burst; i++) {
@@ -182,6 +184,7 @@ static void poll_and_rest(int unused) {
             if (i == 0) from = machine_ns;
             if (gap_ns) sleep_until(machine_ns + gap_ns, NULL);
         }
+        if (waits_one_in && round % waits_one_in == 0) synchronize(1);
         for (int s = 1; s <= streams_used; s++) wait_for_stream(s);
         occupied_ns += machine_ns - from;
         sleep_until(machine_ns + rest_ns, NULL);
@@ -212,6 +215,14 @@ static void test_polls(void) {
     check(fabs(more) < 3, "… bursts of 1 to 20, in four streams side by side", more);
     more = polls(4, 20, 20 * US, 1 * MS, 20 * MS);
     check(fabs(more) < 3, "… of 20 us or 1 ms", more);
+    for (waits_one_in = 2; waits_one_in <= 5; waits_one_in++) {
+        char name[80];
+        snprintf(name, sizeof name, "0.2 or 3.8 ms, of %u one is waited for: charged, percent more",
+                 waits_one_in);
+        more = polls(1, 1, 200 * US, 3800 * US, 3 * MS);
+        check(fabs(more) < 3, name, more);
+    }
+    waits_one_in = 0;
 }
 
 /* It has paused now and then, and goes on launching. */
