@@ -551,7 +551,9 @@ static void await(struct vgpu_pace *pace, struct vgpu_passage *passage, uint64_t
         if (never_waits && pace->joined) step = ADMIT;
         if (step == ADMIT) {
             bool paused = !pace->started || pace->drained_ns;
-            listens = paused && vgpu_slice_listens(pace, now);
+            /* Where the watcher may put a mark. */
+            bool open = !passage->track->per_thread;
+            listens = paused && open && vgpu_slice_listens(pace, now);
             submit(pace, passage, flight, now);
             /* The next ones may be let in by what this one was. */
             vgpu_grant_give(&pace->grant, now, vgpu_ticks(), pace->room_end_ns,

@@ -235,6 +235,30 @@ static void test_listening(void) {
     check(each_s < 300, "a kernel each 70 us, for 0.35 s: wake-ups each second", each_s);
 }
 
+/* Only the thread itself can mark its own default stream: the watcher need not be woken. */
+static void use_own_default(int unused) {
+    (void)unused;
+    while (machine_ns < end_of_test) {
+        struct vgpu_passage passage = {0};
+        vgpu_pace_enter(&passage, NULL, true, vgpu_book_key((void *)0x7000, 132, 64),
+                        (const void *)0x7000);
+        submit_op(NULL, KERNEL, 200 * US, NULL);
+        spend(4 * US);
+        vgpu_pace_leave(&passage);
+        sleep_until(machine_ns + 3 * MS, NULL);
+    }
+}
+
+static void test_own_default(void) {
+    begin(50, false);
+    sleeps = 0;
+    start(use_own_default, 0);
+    run_threads(end_of_test + 2000 * MS);
+    double each_s = (double)sleeps * 1e9 / (double)SPAN_NS;
+    check(each_s < 20, "0.2 ms each 3 ms in a per-thread default stream: wake-ups each second",
+          each_s);
+}
+
 /* --- a thread that starts cold ---------------------------------------------------------------- */
 
 #define COLD_NS                                                                                    \
@@ -428,6 +452,7 @@ int main(void) {
     test_bursts();
     test_polls();
     test_listening();
+    test_own_default();
     test_cold();
     test_groups();
     test_slow_call();
