@@ -29,7 +29,7 @@
 #define UNTOLD_EACH 2U
 #define UNTOLD 3U
 #define UNTOLD_MOST 8U
-#define LISTEN_NS UINT64_C(2000000) /* … so often at most: it takes two wake-ups … */
+#define LISTEN_NS UINT64_C(2000000) /* … so often at most: it takes three wake-ups … */
 #define QUIET_NS UINT64_C(50000)    /* … when no launch has come for so long */
 #define STRETCHES 4U                /* so many alike, and the next one's end is taken for granted */
 #define OVERLAP_MIN 64U
