@@ -489,12 +489,14 @@ static void look(struct vgpu_pace *pace) {
     pthread_mutex_unlock(&pace->lock);
 }
 
-/* What comes now was first wanted at request: until then the program paused, and not we. */
-static void look_after_pause(struct vgpu_pace *pace, uint64_t now, uint64_t request) {
-    if (!vgpu_slice_look_after_pause(pace, now)) return;
+/* What comes now was first wanted at request: until then the program paused, and not we. True if it
+ * has been found out now when all had ended. */
+static bool look_after_pause(struct vgpu_pace *pace, uint64_t now, uint64_t request) {
+    if (!vgpu_slice_look_after_pause(pace, now)) return false;
     pthread_mutex_lock(&pace->lock);
     if (request > pace->drained_ns + VGPU_GATE_PAUSE_NS) vgpu_slice_note_pause(pace, false);
     pthread_mutex_unlock(&pace->lock);
+    return true;
 }
 
 static void note_wait(struct vgpu_pace *pace, uint64_t waited_ns) {
@@ -688,6 +690,7 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
     end_freed_slice(pace);
     sync->submitted_ns = given ? sync->track->submitted_ns : 0;
     sync->admitted = pace->admitted;
+    sync->known = pace->drained_ns != 0;
     sync->context = NULL;
     bool launching = pace->admitted != vgpu_load_seq_cst(&pace->returned);
     uint64_t now = vgpu_now_ns();
@@ -696,14 +699,15 @@ void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thre
                   now > pace->last_submit_ns + VGPU_GATE_PAUSE_NS &&
                   pace->asked_after != pace->admitted;
     pthread_mutex_unlock(&pace->lock);
-    if (paused && !launching) look_after_pause(pace, now, now);
+    if (paused && !launching) sync->known |= look_after_pause(pace, now, now);
     if (!given && !launching) CALL(cuCtxGetCurrent)(&sync->context);
 }
 
 /* The program has waited: where all has ended, it knows. Caller holds the lock. */
-static void note_drained(struct vgpu_pace *pace, bool knew, uint64_t now) {
+static void note_drained(const struct vgpu_sync *sync, uint64_t now) {
+    struct vgpu_pace *pace = sync->pace;
     if (vgpu_slice_flight(pace, now) || !pace->started) return;
-    if (!knew) vgpu_slice_note_pause(pace, true);
+    if (!sync->known) vgpu_slice_note_pause(pace, true);
     vgpu_slice_rest(pace, pace->drained_ns);
 }
 
@@ -711,9 +715,6 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
     struct vgpu_pace *pace = sync->pace;
     if (!pace || result != CUDA_SUCCESS) return;
     uint64_t now = vgpu_now_ns();
-    pthread_mutex_lock(&pace->lock);
-    bool knew = pace->drained_ns != 0;
-    pthread_mutex_unlock(&pace->lock);
     if (sync->track) {
         vgpu_track_synced(sync->track, sync->submitted_ns, now);
     } else {
@@ -725,7 +726,7 @@ void vgpu_pace_sync_end(struct vgpu_sync *sync, CUresult result) {
         vgpu_slice_look(pace, true);
     }
     pthread_mutex_lock(&pace->lock);
-    note_drained(pace, knew, now);
+    note_drained(sync, now);
     pthread_mutex_unlock(&pace->lock);
 }
 
@@ -736,14 +737,13 @@ void vgpu_pace_look(const struct vgpu_sync *sync) {
      * short are part of the occupancy. */
     pthread_mutex_lock(&pace->lock);
     uint64_t last = pace->last_submit_ns, predicted = pace->flight_end_ns;
-    bool knew = pace->drained_ns != 0;
     bool calm = vgpu_slice_is_calm(pace);
     pthread_mutex_unlock(&pace->lock);
     uint64_t now = vgpu_now_ns();
     bool soon = now + VGPU_GATE_PAUSE_NS > predicted || !calm;
     if (now <= last + VGPU_GATE_PAUSE_NS || !soon) return;
     if (!vgpu_slice_has_drained(pace, predicted, now)) return;
-    note_drained(pace, knew, now);
+    note_drained(sync, now);
     pthread_mutex_unlock(&pace->lock);
 }
 

@@ -47,6 +47,7 @@ struct vgpu_sync {
     uint64_t submitted_ns;
     CUcontext context; /* of all tracks, if nobody was launching then, … */
     uint32_t admitted; /* … and launches let in until then */
+    bool known;        /* when all had ended, before the program waited */
 };
 void vgpu_pace_sync_begin(struct vgpu_sync *sync, CUstream stream, bool per_thread,
                           bool stream_given);
